@@ -1,0 +1,110 @@
+"""Self-attention over one stream of short rows, in plain PyTorch: the definition and the CPU path.
+
+    scores[h, i, j] = <q[h, i], k[h, j]> / sqrt(D) + mask[j]
+    p               = softmax_j(scores)                  statistics in fp32
+    out[h, i]       = sum_j dropout(p)[h, i, j] v[h, j]
+
+LXMERT section 2.1.2 ("attention layers"); D is the head width, the mask is additive.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, T, heads * D) to (B, heads, T, D), a view."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, heads, T, D) to (B, T, heads * D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a key mask into what is added to the scores.
+
+    Args:
+        mask: (B, T), 1 where a position may be attended to, 0 where not; fractions interpolate.
+        dtype: the dtype of the model.
+
+    Returns:
+        (B, 1, 1, T) in `dtype`: `(1 - mask) * finfo(dtype).min`, Hugging Face's constant. A row whose
+        keys are all masked attends to them uniformly.
+    """
+    return (1.0 - mask.to(dtype))[:, None, None, :] * torch.finfo(dtype).min
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    dropout_p: float = 0.0,
+    want_probabilities: bool = False,
+    implementation: str = "eager",
+) -> tuple[Tensor, Tensor | None]:
+    """One direction of attention with the heads already split.
+
+    Args:
+        query: (B, heads, T, D).
+        key, value: (B, heads, U, D).
+        mask: additive, broadcastable to (B, heads, T, U), or None.
+        dropout_p: rate of dropout on the probabilities (the kept ones are scaled by 1 / (1 - p)).
+        want_probabilities: also return what the values were weighted with, after dropout, as the
+            reference does.
+        implementation: "eager" spells the formula out; "sdpa" hands it to PyTorch's fused operator
+            where that is exact (no probabilities asked for) and faster (no dropout).
+
+    Returns:
+        context (B, heads, T, D) and probabilities (B, heads, T, U) or None.
+    """
+    if implementation == "sdpa" and not want_probabilities and dropout_p == 0.0:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask), None
+    scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
+    # fp16: finfo.min plus a score below -16 would overflow to -inf and a fully masked row to NaN
+    scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    if mask is not None:
+        scores = scores + mask
+    probabilities = torch.softmax(scores, dim=-1).to(query.dtype)
+    if dropout_p > 0.0:
+        probabilities = F.dropout(probabilities, dropout_p)
+    return torch.matmul(probabilities, value), probabilities if want_probabilities else None
+
+
+def self_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    *,
+    dropout_p: float = 0.0,
+    want_probabilities: bool = False,
+    implementation: str = "eager",
+) -> tuple[Tensor, Tensor | None]:
+    """Multi-head self-attention of one stream, without any projection.
+
+    Args:
+        query, key, value: (B, T, H).
+        mask: (B, 1, 1, T) additive, or None.
+
+    Returns:
+        context (B, T, H) and probabilities (B, heads, T, T) or None. Other arguments: `attend`.
+    """
+    context, probabilities = attend(
+        split_heads(query, num_heads),
+        split_heads(key, num_heads),
+        split_heads(value, num_heads),
+        mask,
+        dropout_p=dropout_p,
+        want_probabilities=want_probabilities,
+        implementation=implementation,
+    )
+    return join_heads(context), probabilities

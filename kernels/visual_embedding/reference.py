@@ -1,0 +1,39 @@
+"""The object-level image embedding, in plain PyTorch: the definition and the CPU path.
+
+    v_j = dropout((LayerNorm(W_F f_j + b_F) + LayerNorm(W_P p_j + b_P)) / 2)
+
+LXMERT section 2.1.1, the equations of "object-level image embeddings": f_j is the detector's feature,
+p_j the box in [0, 1]. The dropout comes after the average; the paper does not show it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def visual_embedding(
+    feature: Tensor,
+    box: Tensor,
+    feature_norm: tuple[Tensor, Tensor],
+    box_norm: tuple[Tensor, Tensor],
+    *,
+    dropout_p: float = 0.0,
+    eps: float = 1e-12,
+) -> Tensor:
+    """Average of the two normalised projections.
+
+    Args:
+        feature: (I, O, H), the projected features W_F f + b_F.
+        box: (I, O, H), the projected boxes W_P p + b_P.
+        feature_norm, box_norm: weight (H,) and shift (H,) of the two LayerNorms.
+        dropout_p: rate; 0 outside training.
+
+    Returns:
+        (I, O, H).
+    """
+    size = (feature.shape[-1],)
+    x = F.layer_norm(feature, size, *feature_norm, eps)
+    y = F.layer_norm(box, size, *box_norm, eps)
+    average = (x + y) / 2
+    return F.dropout(average, dropout_p) if dropout_p > 0.0 else average

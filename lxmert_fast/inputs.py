@@ -1,0 +1,78 @@
+"""What a batch may look like: shapes and ids are checked once, before the first layer.
+
+A wrong shape deep inside an encoder reads as a matrix product that does not fit, and a token id out of
+range as an illegal address on a GPU. Here each gets one line that names the argument.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def check_inputs(
+    config: Any,
+    text: Tensor,
+    visual_feats: Tensor | None,
+    visual_pos: Tensor | None,
+    attention_mask: Tensor | None,
+    visual_attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    text_index: Tensor | None,
+    image_index: Tensor | None,
+) -> None:
+    """Raise `InputError` where a batch does not fit the model or itself.
+
+    Args:
+        config: the model's `LxmertConfig`.
+        text: `input_ids` (S, T) or `inputs_embeds` (S, T, H).
+
+    The rest are the arguments of `LxmertModel.forward`. Id ranges are read only on the CPU: on a GPU
+    reading them would make every step wait.
+    """
+    if visual_feats is None or visual_pos is None:
+        missing = "visual_feats" if visual_feats is None else "visual_pos"
+        raise InputError(f"{missing} is None: LXMERT needs the regions of an image beside its text")
+    num_texts, length = text.shape[:2]
+    num_images, num_objects = visual_feats.shape[:2] if visual_feats.dim() == 3 else (-1, -1)
+    _check_shape("visual_feats", visual_feats, (num_images, num_objects, config.visual_feat_dim))
+    _check_shape("visual_pos", visual_pos, (num_images, num_objects, config.visual_pos_dim))
+    _check_shape("attention_mask", attention_mask, (num_texts, length))
+    _check_shape("token_type_ids", token_type_ids, (num_texts, length))
+    _check_shape("visual_attention_mask", visual_attention_mask, (num_images, num_objects))
+    if length > config.max_position_embeddings:
+        raise InputError(
+            f"texts have {length} positions, the model has {config.max_position_embeddings} position embeddings"
+        )
+    pairs_by_text = num_texts if text_index is None else text_index.numel()
+    pairs_by_image = num_images if image_index is None else image_index.numel()
+    if pairs_by_text != pairs_by_image:
+        raise InputError(
+            f"texts give {pairs_by_text} pairs and images give {pairs_by_image}: pass image_index (which image "
+            "each pair looks at) or text_index (which text each pair reads)"
+        )
+    if text.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not text.is_floating_point():
+            _check_range("input_ids", text, config.vocab_size)
+        _check_range("token_type_ids", token_type_ids, config.type_vocab_size)
+        _check_range("text_index", text_index, num_texts)
+        _check_range("image_index", image_index, num_images)
+
+
+def _check_shape(name: str, tensor: Tensor | None, wanted: tuple[int, ...]) -> None:
+    if tensor is not None and tuple(tensor.shape) != wanted:
+        shown = ", ".join("any" if size < 0 else str(size) for size in wanted)
+        raise InputError(f"{name} has shape {tuple(tensor.shape)}, wanted ({shown})")
+
+
+def _check_range(name: str, ids: Tensor | None, limit: int) -> None:
+    if ids is None or ids.numel() == 0:
+        return
+    outside = (ids < 0) | (ids >= limit)
+    if outside.any():
+        place = tuple(outside.nonzero()[0].tolist())
+        raise InputError(f"{name}{list(place)} is {int(ids[place])}, wanted 0 to {limit - 1}")
