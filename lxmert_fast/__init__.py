@@ -6,9 +6,16 @@ Names are imported on first use, so that `lxmert-fast --help` does not wait for 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
+
+# A wheel holds kernels/, train/ and bench/ inside this package. In a checkout they are root folders, and
+# an editable install finds no namespace package inside a regular one (setuptools 84): look there.
+_ROOT = Path(__file__).resolve().parent.parent
+if (_ROOT / "setup.py").is_file() and (_ROOT / "kernels").is_dir():
+    __path__.append(str(_ROOT))
 
 _HOMES = {
     "LxmertModel": "modeling",

@@ -25,7 +25,7 @@ class LxmertPredictionHeadTransform(nn.Module):
 
 
 class LxmertLMPredictionHead(nn.Module):
-    """Masked cross-modality language modelling: the decoder is the word embedding itself, the bias is free."""
+    """Masked cross-modality language modelling: the decoder is the word embedding, with a free bias."""
 
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__()

@@ -46,14 +46,14 @@ def check_inputs(
     _check_shape("visual_attention_mask", visual_attention_mask, (num_images, num_objects))
     if length > config.max_position_embeddings:
         raise InputError(
-            f"texts have {length} positions, the model has {config.max_position_embeddings} position embeddings"
+            f"texts have {length} positions, the model has embeddings for {config.max_position_embeddings}"
         )
     pairs_by_text = num_texts if text_index is None else text_index.numel()
     pairs_by_image = num_images if image_index is None else image_index.numel()
     if pairs_by_text != pairs_by_image:
         raise InputError(
-            f"texts give {pairs_by_text} pairs and images give {pairs_by_image}: pass image_index (which image "
-            "each pair looks at) or text_index (which text each pair reads)"
+            f"texts give {pairs_by_text} pairs and images give {pairs_by_image}: pass image_index (the image "
+            "of each pair) or text_index (the text of each pair)"
         )
     if text.device.type == "cpu" and not torch.compiler.is_compiling():
         if not text.is_floating_point():

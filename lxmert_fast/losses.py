@@ -44,7 +44,9 @@ def object_label_loss(scores: Tensor, labels: Tensor, confidence: Tensor) -> Ten
         labels: (B, O) int64.
         confidence: (B, O), in [0, 1].
     """
-    each = F.cross_entropy(scores.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none")
+    each = F.cross_entropy(
+        scores.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none"
+    )
     return (each * confidence.flatten()).mean()
 
 

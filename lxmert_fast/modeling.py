@@ -31,7 +31,7 @@ from .kernels.dropout_add_layer_norm import dropout_add_layer_norm
 from .kernels.self_attention import additive_mask, self_attention
 from .kernels.text_embedding import text_embedding
 from .kernels.visual_embedding import visual_embedding
-from .outputs import LxmertModelOutput
+from .outputs import LxmertModelOutput, huggingface_tuple
 
 LAYER_NORM_EPS = 1e-12
 
@@ -258,19 +258,19 @@ class LxmertXLayer(GradientCheckpointingLayer):
 
 @dataclass
 class Trace:
-    """Per-layer hidden states and attention probabilities, each list as long as its layers; always per pair."""
+    """Hidden states and attention probabilities, one entry a layer, always per pair."""
 
     text_states: list[Tensor] = field(default_factory=list)
     object_states: list[Tensor] = field(default_factory=list)
-    text_attentions: list[Tensor | None] = field(default_factory=list)
-    object_attentions: list[Tensor | None] = field(default_factory=list)
-    text_to_objects: list[Tensor | None] = field(default_factory=list)
-    objects_to_text: list[Tensor | None] = field(default_factory=list)
+    text_attentions: list[Tensor] = field(default_factory=list)
+    object_attentions: list[Tensor] = field(default_factory=list)
+    text_to_objects: list[Tensor] = field(default_factory=list)
+    objects_to_text: list[Tensor] = field(default_factory=list)
 
 
-def per_pair(x: Tensor | None, index: Tensor | None) -> Tensor | None:
+def per_pair(x: Tensor, index: Tensor | None) -> Tensor:
     """Rows of a text or an image repeated for its pairs: (S, ...) to (B, ...)."""
-    return x if x is None or index is None else x.index_select(0, index)
+    return x if index is None else x.index_select(0, index)
 
 
 class LxmertEncoder(nn.Module):
@@ -313,8 +313,9 @@ class LxmertEncoder(nn.Module):
             if want_attentions:
                 trace.object_attentions.append(per_pair(probabilities, image_index))
 
-        text, text_mask = per_pair(text, text_index), per_pair(text_mask, text_index)
-        objects, object_mask = per_pair(objects, image_index), per_pair(object_mask, image_index)
+        text, objects = per_pair(text, text_index), per_pair(objects, image_index)
+        text_mask = None if text_mask is None else per_pair(text_mask, text_index)
+        object_mask = None if object_mask is None else per_pair(object_mask, image_index)
         for layer in self.x_layers:
             text, objects, text_to_objects, objects_to_text = layer(
                 text, text_mask, objects, object_mask, want_attentions
@@ -350,7 +351,6 @@ class LxmertPreTrainedModel(PreTrainedModel):
     config_class = LxmertConfig
     config: LxmertConfig
     base_model_prefix = "lxmert"
-    input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
@@ -377,7 +377,7 @@ class LxmertModel(LxmertPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding."""
-        self.embeddings.word_embeddings = value
+        self.embeddings.register_module("word_embeddings", value)
 
     def forward(
         self,
@@ -432,7 +432,9 @@ class LxmertModel(LxmertPreTrainedModel):
         assert visual_feats is not None
         assert visual_pos is not None
         want_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        want_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
         return_dict = self.config.return_dict if return_dict is None else return_dict
 
         text, objects, trace = self.encoder(
@@ -448,19 +450,15 @@ class LxmertModel(LxmertPreTrainedModel):
         )
         pooled = self.pooler(text)
 
-        states = (tuple(trace.text_states), tuple(trace.object_states)) if want_states else ()
-        attentions = (
-            (tuple(trace.text_attentions), tuple(trace.object_attentions), tuple(trace.text_to_objects))
-            if want_attentions
-            else ()
-        )
-        if not return_dict:
-            return (text, objects, pooled, *states, *attentions)
-        return LxmertModelOutput(
-            text,
-            objects,
-            pooled,
-            *(states or (None, None)),
-            *(attentions or (None, None, None)),
+        output = LxmertModelOutput(
+            language_output=text,
+            vision_output=objects,
+            pooled_output=pooled,
+            language_hidden_states=tuple(trace.text_states) if want_states else None,
+            vision_hidden_states=tuple(trace.object_states) if want_states else None,
+            language_attentions=tuple(trace.text_attentions) if want_attentions else None,
+            vision_attentions=tuple(trace.object_attentions) if want_attentions else None,
+            cross_encoder_attentions=tuple(trace.text_to_objects) if want_attentions else None,
             cross_encoder_vision_attentions=tuple(trace.objects_to_text) if want_attentions else None,
         )
+        return output if return_dict else huggingface_tuple(output)

@@ -7,7 +7,7 @@ Calls and outputs are those of transformers' classes of the same names (`outputs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,28 +22,23 @@ from .outputs import (
     LxmertForPreTrainingOutput,
     LxmertForQuestionAnsweringOutput,
     LxmertModelOutput,
+    huggingface_tuple,
 )
 
 __all__ = ["LxmertConfig", "LxmertForImagePairs", "LxmertForPreTraining", "LxmertForQuestionAnswering"]
 
 
-def _tuple_tail(encoded: LxmertModelOutput) -> tuple:
-    """What Hugging Face appends to a tuple after the scores: hidden states and attentions, where asked for."""
-    states = (encoded.language_hidden_states, encoded.vision_hidden_states)
-    attentions = (encoded.language_attentions, encoded.vision_attentions, encoded.cross_encoder_attentions)
-    return tuple(entry for entry in (*states, *attentions) if entry is not None)
-
-
-def _dict_tail(encoded: LxmertModelOutput) -> dict[str, Any]:
-    """The same entries by name, for the output classes."""
+def _layers(encoded: LxmertModelOutput) -> dict[str, Any]:
+    """Hidden states and attentions by name, as far as they were asked for."""
     return {name: value for name, value in encoded.items() if name.endswith(("_states", "_attentions"))}
 
 
 class _AnswersQuestions:
     """What the two models with an answer head share."""
 
-    config: LxmertConfig
-    answer_head: LxmertVisualAnswerHead
+    if TYPE_CHECKING:
+        config: Any
+        answer_head: LxmertVisualAnswerHead
 
     def get_qa_logit_layer(self) -> nn.Module | None:
         """The last linear layer of the answer head, (A, 2H); None where `task_qa` is off."""
@@ -62,7 +57,9 @@ class _AnswersQuestions:
 class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
     """LXMERT and its five pre-training tasks (section 3.1)."""
 
-    _tied_weights_keys = {"cls.predictions.decoder.weight": "lxmert.embeddings.word_embeddings.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        "cls.predictions.decoder.weight": "lxmert.embeddings.word_embeddings.weight"
+    }
 
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__(config)
@@ -80,14 +77,14 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace that decoder."""
-        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.register_module("decoder", new_embeddings)
 
     def resize_token_embeddings(
         self,
         new_num_tokens: int | None = None,
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
-    ) -> nn.Module:
+    ) -> nn.Embedding:
         """Change the vocabulary; embedding, decoder and free bias stay the same length."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.cls.predictions.fit_bias()
@@ -173,18 +170,16 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
             for name, value in losses.items():
                 loss = loss + weights.get(name, 1.0) * value
 
-        if not return_dict:
-            scores = (word_scores, match_scores, answer_scores, *_tuple_tail(encoded))
-            return scores if loss is None else (loss, *scores)
-        return LxmertForPreTrainingOutput(
+        output = LxmertForPreTrainingOutput(
             loss=loss,
             prediction_logits=word_scores,
             cross_relationship_score=match_scores,
             question_answering_score=answer_scores,
             losses={name: value.detach() for name, value in losses.items()},
             object_prediction_scores=object_scores,
-            **_dict_tail(encoded),
+            **_layers(encoded),
         )
+        return output if return_dict else huggingface_tuple(output)
 
 
 class LxmertForQuestionAnswering(_AnswersQuestions, LxmertPreTrainedModel):
@@ -243,12 +238,10 @@ class LxmertForQuestionAnswering(_AnswersQuestions, LxmertPreTrainedModel):
         )
         scores = self.answer_head(encoded.pooled_output)
         loss = None if labels is None else answer_loss(scores, labels)
-        if not return_dict:
-            output = (scores, *_tuple_tail(encoded))
-            return output if loss is None else (loss, *output)
-        return LxmertForQuestionAnsweringOutput(
-            loss=loss, question_answering_score=scores, **_dict_tail(encoded)
+        output = LxmertForQuestionAnsweringOutput(
+            loss=loss, question_answering_score=scores, **_layers(encoded)
         )
+        return output if return_dict else huggingface_tuple(output)
 
 
 class LxmertForImagePairs(LxmertPreTrainedModel):
@@ -307,7 +300,9 @@ class LxmertForImagePairs(LxmertPreTrainedModel):
                 )
             visual_feats = visual_feats.flatten(0, 1)
             visual_pos = visual_pos.flatten(0, 1)
-            visual_attention_mask = None if visual_attention_mask is None else visual_attention_mask.flatten(0, 1)
+            visual_attention_mask = (
+                None if visual_attention_mask is None else visual_attention_mask.flatten(0, 1)
+            )
         elif image_index.dim() != 2 or image_index.shape[1] != 2:
             raise InputError(f"image_index has shape {tuple(image_index.shape)}, wanted (B, 2)")
         else:
@@ -328,6 +323,5 @@ class LxmertForImagePairs(LxmertPreTrainedModel):
         )
         logits = self.answer_head(encoded.pooled_output.view(-1, 2 * self.config.hidden_size))
         loss = None if labels is None else labelled_cross_entropy(logits, labels)
-        if not return_dict:
-            return (logits,) if loss is None else (loss, logits)
-        return LxmertForImagePairsOutput(loss=loss, logits=logits)
+        output = LxmertForImagePairsOutput(loss=loss, logits=logits)
+        return output if return_dict else huggingface_tuple(output)

@@ -6,7 +6,7 @@ the added fields come last, and a tuple (`return_dict=False`) holds exactly Hugg
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 from transformers.models.lxmert import modeling_lxmert as huggingface
@@ -53,3 +53,10 @@ class LxmertForImagePairsOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     """(B, 2), class 1 = the sentence is true of the two images."""
+
+
+def huggingface_tuple(output: ModelOutput) -> tuple:
+    """What transformers' class of the same name gives with `return_dict=False`: the entries it knows."""
+    parent = type(output).__mro__[1]
+    known = fields(output if parent is ModelOutput else parent)
+    return tuple(output[field.name] for field in known if field.name in output)
