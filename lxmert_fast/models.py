@@ -57,7 +57,7 @@ class _AnswersQuestions:
 class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
     """LXMERT and its five pre-training tasks (section 3.1)."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {
+    _tied_weights_keys = {  # noqa: RUF012 (transformers declares it so)
         "cls.predictions.decoder.weight": "lxmert.embeddings.word_embeddings.weight"
     }
 

@@ -58,5 +58,5 @@ class LxmertForImagePairsOutput(ModelOutput):
 def huggingface_tuple(output: ModelOutput) -> tuple:
     """What transformers' class of the same name gives with `return_dict=False`: the entries it knows."""
     parent = type(output).__mro__[1]
-    known = fields(output if parent is ModelOutput else parent)
+    known = fields(type(output)) if parent is ModelOutput else fields(parent)
     return tuple(output[field.name] for field in known if field.name in output)
