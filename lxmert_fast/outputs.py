@@ -7,6 +7,7 @@ the added fields come last, and a tuple (`return_dict=False`) holds exactly Hugg
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 from transformers.models.lxmert import modeling_lxmert as huggingface
@@ -58,5 +59,5 @@ class LxmertForImagePairsOutput(ModelOutput):
 def huggingface_tuple(output: ModelOutput) -> tuple:
     """What transformers' class of the same name gives with `return_dict=False`: the entries it knows."""
     parent = type(output).__mro__[1]
-    known = fields(type(output)) if parent is ModelOutput else fields(parent)
-    return tuple(output[field.name] for field in known if field.name in output)
+    known: Any = type(output) if parent is ModelOutput else parent
+    return tuple(output[field.name] for field in fields(known) if field.name in output)
