@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong, not the program"."""
+"""The two exceptions that are for people: one line each, no traceback on the command line."""
 
 from __future__ import annotations
 
@@ -8,4 +8,12 @@ class InputError(ValueError):
 
     The message is one line that names the place, what was found and what was wanted. The
     command line prints it alone and leaves with exit code 2; a library user sees a `ValueError`.
+    """
+
+
+class Diverged(RuntimeError):
+    """A loss or a gradient stopped being a number.
+
+    The message names the update, the examples of its batch and the checkpoint to go back to. The command
+    line prints it alone and leaves with exit code 1.
     """

@@ -1,0 +1,127 @@
+"""The `lxmert-fast` command. Every sub-command imports what it needs when it runs, so help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .commands import checkpoint, data, features
+from .commands.verify import verify
+from .errors import Diverged, InputError
+
+app = typer.Typer(
+    name="lxmert-fast",
+    help="LXMERT rebuilt for speed: convert features, pre-train, fine-tune, evaluate, answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(features.app, name="features")
+app.add_typer(data.app, name="data")
+app.add_typer(checkpoint.app, name="checkpoint")
+app.command("verify")(verify)
+
+Config = Annotated[Path, typer.Argument(help="A YAML file; the package ships some in train/configs.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="section.key=value, such as optimisation.lr=5e-5 or run.output=runs/mine."),
+]
+Model = Annotated[Path, typer.Argument(help="A fine-tuned model folder, such as runs/NAME/best.")]
+Questions = Annotated[Path, typer.Argument(help="Questions in the VQA JSON format.")]
+RegionFiles = Annotated[list[Path], typer.Option("--regions", help="Region store(s) that hold their images.")]
+BatchSize = Annotated[int, typer.Option(help="Questions in one forward pass.", min=1)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+@app.command()
+def pretrain(config: Config, overrides: Overrides = None) -> None:
+    """Pre-train with the five tasks of the paper; run it again to go on after an interruption."""
+    from .train.pretrain import pretrain as run
+    from .train.settings import PretrainSettings, load_settings
+
+    _report(run(load_settings(PretrainSettings, config, overrides)))
+
+
+@app.command()
+def finetune(config: Config, overrides: Overrides = None) -> None:
+    """Fine-tune on a question-answering data set; run it again to go on after an interruption."""
+    from .train.finetune import finetune as run
+    from .train.settings import FinetuneSettings, load_settings
+
+    _report(run(load_settings(FinetuneSettings, config, overrides)))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    questions: Questions,
+    regions: RegionFiles,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+) -> None:
+    """Score a fine-tuned model on labelled questions, by answer type and question type."""
+    from .train.evaluate import evaluate_files, score_table
+
+    scores = evaluate_files(model, questions, regions, batch_size=batch_size, device=device)
+    _console().print(score_table(scores))
+
+
+@app.command()
+def predict(
+    model: Model,
+    questions: Questions,
+    out: Annotated[Path, typer.Argument(help="The file that evaluation servers take.")],
+    regions: RegionFiles,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+) -> None:
+    """Answer questions, labelled or not, and write [{"answer", "question_id"}, ...]."""
+    from .train.evaluate import predict_files
+
+    count = predict_files(model, questions, regions, out, batch_size=batch_size, device=device)
+    typer.echo(f"{count} answers written to {out}")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="A data-set folder of yours in the generic format; easy-vqa if absent.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
+) -> None:
+    """Pre-train, fine-tune and answer questions about unseen pictures, from raw images, in minutes."""
+    from .train.demo import run_demo
+
+    run_demo(output, data)
+
+
+def _console():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    return Console()
+
+
+def _report(summary: dict) -> None:
+    import json
+
+    typer.echo(json.dumps(summary, indent=2))
+
+
+def main() -> None:
+    """Entry point: a mistake in the input is one line on standard error and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"lxmert-fast: {error}", err=True)
+        sys.exit(2)
+    except Diverged as error:
+        typer.echo(f"lxmert-fast: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

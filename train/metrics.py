@@ -1,0 +1,70 @@
+"""What a run writes down: one JSON object a line, and the same scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Scalars of a run in `folder/metrics.jsonl` and, where TensorBoard is installed, `folder/tensorboard`.
+
+    Args:
+        folder: of the run.
+        resumed_at: the update a resumed run goes on from; later lines, written by a run that was killed
+            before its next checkpoint, are dropped because they will be written again.
+    """
+
+    def __init__(self, folder: Path, resumed_at: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / METRICS_FILE
+        kept = [entry for entry in read_metrics(self.path) if entry["step"] <= resumed_at] if resumed_at else []
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        beside.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = _board(folder / "tensorboard", resumed_at)
+
+    def write(self, split: str, step: int, values: dict[str, Any]) -> None:
+        """Add one line; `values` holds numbers, or dicts of numbers such as the losses by task."""
+        self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in _flatten(values):
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a metrics file; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _board(folder: Path, resumed_at: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
+
+
+def _flatten(values: dict[str, Any]) -> list[tuple[str, float]]:
+    flat: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat += [(f"{name}/{inner}", number) for inner, number in _flatten(value)]
+        elif isinstance(value, (int, float)):
+            flat.append((name, float(value)))
+    return flat

@@ -1,0 +1,104 @@
+"""Optimisers and the learning-rate schedule.
+
+BertAdam is written here because the numbers depend on it: no bias correction, eps outside the root,
+decay on every parameter, scaled by the scheduled rate. LAMB and AdamW come from libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class BertAdam(Optimizer):
+    """The original's optimiser (reference 2.6), as a handful of foreach operations a step.
+
+        m <- b1 m + (1 - b1) g
+        v <- b2 v + (1 - b2) g^2
+        p <- p - lr (m / (sqrt(v) + eps) + weight_decay p)
+
+    No bias correction, and decay on every parameter, biases and LayerNorms included. A parameter without
+    gradient is left alone: it neither moves nor decays. Clipping and schedule are outside.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate before scheduling.
+        betas: decay of the two moments.
+        eps: added to the root.
+        weight_decay: decoupled.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            first = [self.state[p]["exp_avg"] for p in params]
+            second = [self.state[p]["exp_avg_sq"] for p in params]
+            beta1, beta2 = group["betas"]
+
+            torch._foreach_mul_(first, beta1)
+            torch._foreach_add_(first, grads, alpha=1 - beta1)
+            torch._foreach_mul_(second, beta2)
+            torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
+            root = torch._foreach_sqrt(second)
+            torch._foreach_add_(root, group["eps"])
+            update = torch._foreach_div(first, root)
+            if group["weight_decay"]:
+                torch._foreach_add_(update, params, alpha=group["weight_decay"])
+            torch._foreach_add_(params, update, alpha=-group["lr"])
+        return loss
+
+
+def warmup_linear(step: int, total: int, warmup: float) -> float:
+    """Factor of the peak learning rate: up from 0 over the first share of the steps, then down to 0.
+
+    Args:
+        step: updates done so far; the first update therefore has rate 0, as in the original.
+        total: updates of the whole run.
+        warmup: share of them, in [0, 1).
+    """
+    x = step / total
+    if x < warmup:
+        return x / warmup
+    return max((x - 1.0) / (warmup - 1.0), 0.0)
+
+
+def make_schedule(optimizer: Optimizer, total: int, warmup: float) -> LambdaLR:
+    """`warmup_linear` over `total` updates."""
+    return LambdaLR(optimizer, lambda step: warmup_linear(step, total, warmup))
+
+
+def make_optimizer(name: str, params: Iterable, lr: float, weight_decay: float) -> Optimizer:
+    """Build an optimiser by its name in a configuration file: "bertadam", "lamb" or "adamw"."""
+    if name == "bertadam":
+        return BertAdam(params, lr=lr, weight_decay=weight_decay)
+    if name == "lamb":
+        from pytorch_optimizer import Lamb
+
+        return Lamb(params, lr=lr, weight_decay=weight_decay, eps=1e-6)
+    return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)

@@ -1,0 +1,199 @@
+"""Configuration files: one readable YAML a task, checked key by key, overridable on the command line.
+
+`lxmert-fast pretrain pretrain.yaml optimisation.lr=5e-5 run.output=runs/mine` reads the file, puts the
+overrides on top and refuses what it does not know, naming the key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lxmert_fast.errors import InputError
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of a configuration file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSettings(Section):
+    """Size of a new model, or where to start from. Defaults are the paper's."""
+
+    start_from: Path | None = None
+    """A Hugging Face folder or an original `.pth`; the sizes below are then read from it."""
+    hidden_size: Count = 768
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
+    l_layers: Annotated[int, Field(ge=0)] = 9
+    r_layers: Annotated[int, Field(ge=0)] = 5
+    x_layers: Annotated[int, Field(ge=0)] = 5
+    max_position_embeddings: Count = 512
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    random_padding_rows: bool = True
+    """Row 0 of the embedding tables starts as noise (the original) or as zeros (Hugging Face)."""
+
+
+class OptimisationSettings(Section):
+    """Optimiser, schedule and batch. The recipe of a task stands in its configuration file."""
+
+    optimizer: Literal["bertadam", "lamb", "adamw"] = "bertadam"
+    lr: Annotated[float, Field(gt=0.0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the updates over which the learning rate rises."""
+    clip: Annotated[float, Field(gt=0.0)] = 1.0
+    """Largest global L2 norm of the gradients."""
+    epochs: Count = 20
+    batch_size: Count = 256
+    """Pairs in one forward pass; an update sees `batch_size * accumulation`."""
+    accumulation: Count = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """"bf16" runs the products under autocast; weights, statistics and losses stay fp32."""
+    gradient_checkpointing: bool = False
+
+
+class RunSettings(Section):
+    """Where a run writes, how often, and what makes it repeatable."""
+
+    output: Path
+    seed: int = 9595
+    device: str = "auto"
+    """"auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"."""
+    workers: Annotated[int, Field(ge=0)] = 1
+    log_every: Count = 20
+    """Updates between two lines of metrics."""
+    checkpoint_every: Count = 500
+    """Updates between two resumable checkpoints; one more is written at the end of every epoch."""
+    keep: Count = 2
+    """Resumable checkpoints kept."""
+
+
+class PretrainingData(Section):
+    """Files of pre-training."""
+
+    train: Annotated[list[Path], Field(min_length=1)]
+    """Aggregated JSON files (reference 3.3)."""
+    valid: list[Path] = []
+    regions: Annotated[list[Path], Field(min_length=1)]
+    vocabulary: Path
+    answers: Path | None = None
+    """The joint table (`all_ans.json`) or a list of answers; the labels of the training files when absent."""
+    max_length: Count = 20
+    word_mask_rate: Rate = 0.15
+    object_mask_rate: Rate = 0.15
+    label_masked_only: bool = False
+    """Label losses on masked objects only (the paper) instead of all objects (the original's code)."""
+    answer_from_epoch: Annotated[int, Field(ge=0)] = 0
+    """First epoch with image question answering; the paper's two-phase schedule trains 10 epochs without."""
+    answer_weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Factor of the question-answering loss; 2 in the paper's second phase."""
+
+
+class VqaData(Section):
+    """Files of question answering: a data-set folder, or each file by name."""
+
+    folder: Path | None = None
+    """Holds train.json, test.json or valid.json, regions.h5, vocab.txt and the answer map."""
+    train: Path | None = None
+    valid: Path | None = None
+    regions: list[Path] = []
+    vocabulary: Path | None = None
+    answers: Path | None = None
+    """`label2ans.json`; the labels of the training file when absent."""
+    unknown_answers: Literal["error", "ignore"] = "error"
+    max_length: Count = 20
+    blind: bool = False
+    """Zero every region: the question-only model, the figure to report beside any result."""
+
+    @model_validator(mode="after")
+    def _folder_or_files(self) -> VqaData:
+        if self.folder is None and not (self.train and self.regions and self.vocabulary):
+            raise ValueError("wants `folder`, or `train`, `regions` and `vocabulary`")
+        return self
+
+
+class PretrainSettings(Section):
+    """`lxmert-fast pretrain`."""
+
+    task: Literal["pretrain"] = "pretrain"
+    model: ModelSettings = ModelSettings()
+    data: PretrainingData
+    optimisation: OptimisationSettings = OptimisationSettings()
+    run: RunSettings
+
+
+class FinetuneSettings(Section):
+    """`lxmert-fast finetune`."""
+
+    task: Literal["vqa", "easyvqa"] = "vqa"
+    model: ModelSettings = ModelSettings()
+    data: VqaData
+    optimisation: OptimisationSettings = OptimisationSettings(
+        lr=5e-5, warmup=0.1, clip=5.0, epochs=4, batch_size=32
+    )
+    run: RunSettings
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load_settings(kind: type[S], path: Path, overrides: list[str] | None = None) -> S:
+    """Read a configuration file, put `section.key=value` overrides on top, check every key.
+
+    Raises:
+        InputError: a missing or unreadable file, an override that is not `key=value`, an unknown key or a
+            value outside its range; the line names file and key.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file; see the ones in {CONFIGS}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: holds {type(tree).__name__}, wanted sections such as data, model, run")
+    for override in overrides or []:
+        _apply(tree, override)
+    return check_settings(kind, tree, str(path))
+
+
+def check_settings(kind: type[S], tree: dict[str, Any], source: str) -> S:
+    """Turn a tree of plain values into settings; `source` names it in the error line."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        first, *others = error.errors()
+        key = ".".join(str(part) for part in first["loc"])
+        reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        found = "" if isinstance(first["input"], dict) else f", found {first['input']!r}"
+        more = f" (and {len(others)} more)" if others else ""
+        raise InputError(f"{source}: {key}: {reason}{found}{more}") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {override!r}: wanted section.key=value, such as optimisation.lr=5e-5")
+    *sections, last = key.split(".")
+    for section in sections:
+        child = tree.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise InputError(f"override {override!r}: {section} is not a section")
+        tree = child
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"override {override!r}: {value!r} is not a YAML value") from None
+
+
+CONFIGS = Path(__file__).parent / "configs"
+"""The configuration files that ship with the package."""
