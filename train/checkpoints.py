@@ -44,7 +44,11 @@ def read_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
         InputError: there are checkpoints, and not one is readable.
     """
     candidates = _newest_first(folder)
-    named = folder / (folder / LATEST).read_text(encoding="utf-8").strip() if (folder / LATEST).is_file() else None
+    named = (
+        folder / (folder / LATEST).read_text(encoding="utf-8").strip()
+        if (folder / LATEST).is_file()
+        else None
+    )
     if named in candidates:
         candidates.remove(named)
         candidates.insert(0, named)

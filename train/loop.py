@@ -35,8 +35,6 @@ class Task(ABC):
     model: PreTrainedModel
     train: Dataset
     """Map-style; an item is a whole `Batch`, see `lxmert_fast.data.batches`."""
-    score_name: str
-    """The entry of `validate` by which the best model is chosen; higher is better."""
 
     @abstractmethod
     def num_examples(self) -> int:
@@ -53,6 +51,10 @@ class Task(ABC):
     @abstractmethod
     def validate(self, epoch: int) -> dict[str, Any]:
         """Metrics on the validation examples, {} where there are none."""
+
+    @abstractmethod
+    def better(self, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
+        """Whether one validation beats another."""
 
     @abstractmethod
     def save_model(self, folder: Path) -> None:
@@ -164,7 +166,7 @@ def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dic
             metrics = task.validate(epoch)
             if metrics:
                 log.write("valid", engine.global_steps, {"epoch": epoch, **metrics})
-            if not metrics or not best or metrics[task.score_name] > best[task.score_name]:
+            if not metrics or not best or task.better(metrics, best):
                 best = {"epoch": epoch, **metrics} if metrics else {}
                 publish_folder(output / "best", engine.global_steps, task.save_model)
             checkpoint = save(epoch + 1, 0)

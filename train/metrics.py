@@ -22,7 +22,9 @@ class MetricsLog:
     def __init__(self, folder: Path, resumed_at: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS_FILE
-        kept = [entry for entry in read_metrics(self.path) if entry["step"] <= resumed_at] if resumed_at else []
+        kept = (
+            [entry for entry in read_metrics(self.path) if entry["step"] <= resumed_at] if resumed_at else []
+        )
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         beside.replace(self.path)

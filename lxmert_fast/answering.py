@@ -1,0 +1,126 @@
+"""Ask a fine-tuned model: a question in words, an image by its id."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from .checkpoint import load_model
+from .data.answers import AnswerMap
+from .data.regions import Regions, RegionStore
+from .data.text import TextEncoder
+from .errors import InputError
+from .models import LxmertForQuestionAnswering
+
+VOCABULARY = "vocab.txt"
+LABEL2ANS = "label2ans.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer and the model's score for it, a probability in [0, 1]."""
+
+    text: str
+    score: float
+
+
+class Answerer:
+    """A fine-tuned question-answering model with its vocabulary, its answers and a store of regions.
+
+    Args:
+        model: on any device; put into evaluation mode.
+        text: the vocabulary that the model was trained with.
+        answers: one name per row of the model's answer head.
+        regions: where image ids are looked up.
+
+    Raises:
+        InputError: vocabulary, answers or features do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: LxmertForQuestionAnswering,
+        text: TextEncoder,
+        answers: AnswerMap,
+        regions: RegionStore,
+    ) -> None:
+        text.check_size(model.config.vocab_size)
+        if len(answers) != model.config.num_qa_labels:
+            raise InputError(
+                f"{answers.source}: {len(answers)} answers, the model's head has {model.config.num_qa_labels}"
+            )
+        if regions.feature_size != model.config.visual_feat_dim:
+            raise InputError(
+                f"regions have {regions.feature_size} features, the model reads {model.config.visual_feat_dim}"
+            )
+        self.model = model.eval()
+        self.text = text
+        self.answers = answers
+        self.regions = regions
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, regions: str | Path | RegionStore, device: str = "cpu"
+    ) -> Answerer:
+        """Open a model folder as `lxmert-fast finetune` writes it, and a region store."""
+        model, text, answers = open_model_folder(Path(folder))
+        store = regions if isinstance(regions, RegionStore) else RegionStore(regions)
+        return cls(model.to(device), text, answers, store)
+
+    def __call__(self, question: str, image: str, top: int = 1) -> list[Answer]:
+        """The `top` best answers, best first.
+
+        Args:
+            question: one sentence.
+            image: its id in the region store.
+
+        Raises:
+            InputError: an image that the store does not hold.
+        """
+        scores = self.scores([question], self.regions[image])[0]
+        best = scores.topk(min(top, len(self.answers)))
+        return [Answer(self.answers.names[i], float(p)) for p, i in zip(*best, strict=True)]
+
+    @torch.inference_mode()
+    def scores(self, questions: Sequence[str], regions: Regions) -> torch.Tensor:
+        """Scores of every answer to several questions about one image: (S, A), each in [0, 1]."""
+        device = self.model.device
+        ids, mask = self.text.encode(questions)
+        output = self.model(
+            torch.from_numpy(ids).to(device),
+            torch.from_numpy(regions.features).to(device),
+            torch.from_numpy(regions.boxes).to(device),
+            torch.from_numpy(mask).to(device),
+            image_index=torch.zeros(len(questions), dtype=torch.int64, device=device),
+        )
+        return output.question_answering_score.float().sigmoid().cpu()
+
+
+def save_model_folder(
+    model: PreTrainedModel, text: TextEncoder, answers: Sequence[str], folder: Path
+) -> None:
+    """Write a model with its vocabulary and its answers, so that the folder is all that is needed later."""
+    model.save_pretrained(folder)
+    shutil.copyfile(text.vocabulary, folder / VOCABULARY)
+    AnswerMap(answers).save(folder)
+
+
+def open_model_folder(folder: Path) -> tuple[LxmertForQuestionAnswering, TextEncoder, AnswerMap]:
+    """Read what `save_model_folder` wrote for a question-answering model.
+
+    Raises:
+        InputError: a folder or a file in it is missing or does not fit.
+    """
+    for name in (VOCABULARY, LABEL2ANS):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: no {name} in it, wanted a model folder as `lxmert-fast finetune` writes it"
+            )
+    model = load_model(folder, LxmertForQuestionAnswering)
+    answers = AnswerMap.from_files(None, folder / LABEL2ANS)
+    return model, TextEncoder(folder / VOCABULARY), answers
