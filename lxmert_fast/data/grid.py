@@ -30,7 +30,7 @@ from torch.nn import functional
 from lxmert_fast.data.backbone import DEFAULT_BACKBONE, load_backbone
 from lxmert_fast.data.pseudo_labels import Clusters
 from lxmert_fast.data.region_format import ImageRegions, find_fault
-from lxmert_fast.data.region_writer import RegionWriter
+from lxmert_fast.data.region_writer import RegionWriter, require_writable
 from lxmert_fast.errors import InputError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -91,7 +91,7 @@ def grid_regions(
         seed: of the sample and the clusters. batch_size: pictures a CNN call; small ones stay in the cache.
         workers: threads that decode and view pictures. device: where the CNN runs.
         report: called with each unreadable picture's error, and the picture is left out; None raises it.
-        overwrite: replace `out` if it exists. progress: called with the number of pictures done.
+        overwrite: replace `out` if it exists. progress: called with the number of pictures viewed.
 
     Returns:
         Pictures written (by this run and those it resumed) and pictures left out.
@@ -101,6 +101,7 @@ def grid_regions(
     """
     if min(rows, cols, size, objects, attributes, batch_size, workers) < 1:
         raise InputError(f"{out}: rows, cols, size, classes, batch size and workers must be at least 1")
+    require_writable(out, overwrite)
     if not images:
         raise InputError(f"{out}: no pictures to make regions of")
     ids, paths = list(images), [Path(path) for path in images.values()]
@@ -139,7 +140,7 @@ def grid_regions(
                     report(error)
                     writer.reject(row)
                     rejected += 1
-                    progress(1)
+                progress(len(pending.intersection(cells.rows)) + len(cells.unreadable))
                 yield cells
 
         # Cut before the finished pictures are left out: a resumed run sees the same batches, and so computes
@@ -160,7 +161,6 @@ def grid_regions(
                 if fault:
                     raise InputError(f"{paths[row]}: backbone {name!r}: {fault}")
                 writer.write(row, regions)
-                progress(1)
         if rejected == len(ids):
             raise InputError(f"{out}: none of the {len(ids)} pictures could be read")
     return len(ids) - rejected, rejected

@@ -24,7 +24,7 @@ class Clusters:
     def fit(cls, vectors: np.ndarray, count: int, seed: int) -> Clusters:
         """Mini-batch k-means on (n, D) vectors; `InputError` when there are fewer than `count` of them."""
         from sklearn.cluster import MiniBatchKMeans
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         if len(vectors) < count:
             raise InputError(

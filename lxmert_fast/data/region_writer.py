@@ -84,10 +84,7 @@ class RegionWriter:
         self._fd: int | None = None
         if self._dtype not in FEATURE_DTYPES:
             raise InputError(f"{self.path}: found feature type {self._dtype}, wanted float16 or float32")
-        if self.path.exists() and not overwrite:
-            raise InputError(f"{self.path}: exists already, wanted a new file (or permission to overwrite)")
-        if not self.path.parent.is_dir():
-            raise InputError(f"{self.path}: folder {self.path.parent} does not exist")
+        require_writable(self.path, overwrite)
         root = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -284,6 +281,17 @@ class RegionWriter:
             os.fsync(self._fd)
         except OSError as error:
             raise _disk_error(self.partial, error, 0) from error
+
+
+def require_writable(path: str | Path, overwrite: bool) -> None:
+    """Raises `InputError` when `path` exists (unless `overwrite`) or its folder does not."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, wanted the name of a file")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already, wanted a new file (or permission to overwrite)")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: folder {path.parent} does not exist")
 
 
 def _contiguous(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:

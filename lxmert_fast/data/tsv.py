@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lxmert_fast.data.region_format import ImageRegions, find_fault
-from lxmert_fast.data.region_writer import RegionWriter
+from lxmert_fast.data.region_writer import RegionWriter, require_writable
 from lxmert_fast.errors import InputError
 
 COLUMNS = (
@@ -231,6 +231,8 @@ def convert(
         InputError: as `TsvIndex.scan` and `RegionWriter` do, and at the first bad row without `report`; what
             was written is kept and resumed from.
     """
+    # A scan may take minutes: what can fail at once fails before it.
+    require_writable(out, overwrite)
     index = source if isinstance(source, TsvIndex) else TsvIndex.scan(source, report=report)
     counts = np.array([row.boxes for row in index.rows], np.int64)
     rejected = 0
