@@ -81,9 +81,9 @@ class ImageRegions:
     attribute_confidences: np.ndarray
 
 
-def checksum(columns: Iterable[np.ndarray], size: np.ndarray) -> int:
-    """CRC-32 of an image: its columns in the order of `BOX_COLUMNS`, as stored, then its size."""
-    value = 0
+def checksum(image_id: str, columns: Iterable[np.ndarray], size: np.ndarray) -> int:
+    """CRC-32 of an image: its id, its columns in the order of `BOX_COLUMNS`, its size, all as stored."""
+    value = zlib.crc32(image_id.encode())
     for column in (*columns, size):
         # An empty array has no view as bytes, and adds nothing.
         if column.size:

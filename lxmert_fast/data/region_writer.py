@@ -204,7 +204,7 @@ class RegionWriter:
             width = column.nbytes // max(stop - start, 1)
             self._put(name, start * width, column)
         self._put("sizes", row * size.nbytes, size)
-        self._put("checksums", row * 4, np.array([checksum(columns, size)], "<u4"))
+        self._put("checksums", row * 4, np.array([checksum(image.image_id, columns, size)], "<u4"))
         self._unsynced.append(row)
         if len(self._unsynced) >= self._sync_every:
             self.sync()

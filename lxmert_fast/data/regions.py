@@ -327,6 +327,8 @@ class _RegionFile:
         self._places = {name: file[name].id.get_offset() for name in BOX_COLUMNS}
         self._ids_place, self._ids_dtype = file["image_ids"].id.get_offset(), file["image_ids"].dtype
         marks = file["marks"][...]
+        if marks.max(initial=0) > max(Mark):
+            raise InputError(f"{self.path}: dataset marks: found {marks.max()}, wanted at most {max(Mark)}")
         pending = int((marks == Mark.PENDING).sum())
         if pending:
             raise InputError(
@@ -449,7 +451,8 @@ class _RegionFile:
     def verify(self, row: int) -> None:
         image = self.image(row)
         place = f"{self.path}: row {row + 1}, image {image.image_id!r}"
-        found = checksum((getattr(image, name) for name in BOX_COLUMNS), self.sizes[row])
+        columns = (getattr(image, name) for name in BOX_COLUMNS)
+        found = checksum(image.image_id, columns, self.sizes[row])
         if found != self._checksums[row]:
             raise InputError(
                 f"{place}: damaged bytes: found checksum {found:08x}, wanted {self._checksums[row]:08x}"

@@ -143,7 +143,7 @@ class TsvIndex:
                 continue
             fault = InputError(
                 f"{path}: row {row.number}, image {row.image_id!r}, column features: found {size} numbers "
-                f"a box, wanted {feature_size}"
+                f"a box, wanted {feature_size}{_cut_off(line) if row.number == number else ''}"
             )
             if report is None:
                 raise fault
