@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from lxmert_fast.data.backbone import DEFAULT_BACKBONE, load_backbone
 from lxmert_fast.data.pseudo_labels import Clusters
-from lxmert_fast.data.region_format import ImageRegions, find_fault
+from lxmert_fast.data.region_format import ImageRegions
 from lxmert_fast.data.region_writer import RegionWriter, require_writable
 from lxmert_fast.errors import InputError
 
@@ -157,12 +157,8 @@ def grid_regions(
             labels = _PseudoLabels.fit(sample, objects, attributes, seed)
             stream = itertools.chain(_drain(sample), without_unreadable(viewer.look(others, paths)))
             for row, regions in (pair for cells in stream for pair in viewer.regions(cells, ids, labels)):
-                if row not in pending:
-                    continue
-                fault = find_fault(regions, num_objects=objects, num_attributes=attributes)
-                if fault:
-                    raise InputError(f"{paths[row]}: backbone {name!r}: {fault}")
-                writer.write(row, regions)
+                if row in pending:
+                    writer.write(row, regions)
         if rejected == len(ids):
             raise InputError(f"{out}: none of the {len(ids)} pictures could be read")
     return len(ids) - rejected, rejected
@@ -207,7 +203,7 @@ class _Viewer:
         device: str,
     ) -> None:
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._grid = rows, cols
+        self._name, self._grid = name, (rows, cols)
         self._size, self._dtype, self._workers, self._device = size, dtype, workers, device
         found = self._map(np.zeros((1, size, size, 3), np.uint8))[0]
         if not isinstance(found, torch.Tensor) or found.ndim != 4 or found.shape[0] != 1:
@@ -250,13 +246,22 @@ class _Viewer:
         if not readable:
             empty = np.empty((0, objects, self.feature_size), self._dtype)
             return _Cells([], [], empty, np.empty((0, objects, 6), np.float32), unreadable)
-        features, colours = self._map(np.stack([picture for _, (picture, _, _) in readable]))
-        features = functional.adaptive_avg_pool2d(features, self._grid)
+        feature_map, pixels = self._map(np.stack([picture for _, (picture, _, _) in readable]))
+        with np.errstate(over="ignore"):
+            pooled = _by_cell(functional.adaptive_avg_pool2d(feature_map, self._grid))
+            features = pooled.astype(self._dtype)
+        finite = np.isfinite(features).all(axis=(1, 2))
+        if not finite.all():
+            row = readable[int(finite.argmin())][0]
+            raise InputError(
+                f"{paths[row]}: backbone {self._name!r} makes features that {self._dtype.name} cannot hold "
+                f"(largest {np.abs(pooled).max()}), wanted finite numbers"
+            )
         return _Cells(
             rows=[row for row, _ in readable],
             sizes=[(width, height) for _, (_, width, height) in readable],
-            features=_by_cell(features).astype(self._dtype),
-            colours=_by_cell(self._colours(colours)),
+            features=features,
+            colours=_by_cell(self._colours(pixels)),
             unreadable=unreadable,
         )
 
