@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def grid_regions(
     name = backbone if isinstance(backbone, str) else type(backbone).__qualname__
     network = load_backbone(backbone) if isinstance(backbone, str) else backbone.eval()
     viewer = _Viewer(network, name, rows, cols, size, np.dtype(dtype), workers, device)
-    with RegionWriter(
+    writer = RegionWriter(
         out,
         ids,
         np.full(len(ids), rows * cols),
@@ -128,7 +129,8 @@ def grid_regions(
             "seed": seed,
         },
         overwrite=overwrite,
-    ) as writer:
+    )
+    with writer, viewer:
         pending = set(writer.pending.tolist())
         progress(len(ids) - len(pending))
         rejected = 0
@@ -189,7 +191,11 @@ class _PseudoLabels:
 
 
 class _Viewer:
-    """Pictures in, cells out."""
+    """Pictures in, cells out, with one batch a thread.
+
+    All threads on one batch would be as fast on an idle machine, but every operation would wait for the
+    slowest of them on a busy one, and results would depend on the number of cores.
+    """
 
     def __init__(
         self,
@@ -217,26 +223,27 @@ class _Viewer:
                 f"wanted at least {rows} x {cols}: use fewer rows and columns or a larger size"
             )
 
-    def look(self, batches: Sequence[list[int]], paths: Sequence[Path]) -> Iterator[_Cells]:
-        """Decodes and views batches of rows, each in one of several threads, in order.
-
-        One batch a thread, instead of all threads on one batch: no operation waits for the slowest of
-        them, which matters on shared machines, and results do not depend on the number of cores.
-        """
-        threads = torch.get_num_threads()
+    def __enter__(self) -> _Viewer:
+        self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)
+
+    def look(self, batches: Sequence[list[int]], paths: Sequence[Path]) -> Iterator[_Cells]:
+        """The cells of batches of rows, in order; must be entered as a context."""
         waiting: deque[Future[_Cells]] = deque()
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(self._cells, batch, paths))
-                if len(waiting) > _AHEAD * self._workers:
-                    yield waiting.popleft().result()
-            while waiting:
+        for batch in batches:
+            waiting.append(self._pool.submit(self._cells, batch, paths))
+            if len(waiting) > _AHEAD * self._workers:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+        while waiting:
+            yield waiting.popleft().result()
 
     def _cells(self, batch: list[int], paths: Sequence[Path]) -> _Cells:
         decoded = [_decode(paths[row], self._size) for row in batch]
