@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -56,7 +57,8 @@ class Answerer:
             )
         if regions.feature_size != model.config.visual_feat_dim:
             raise InputError(
-                f"regions have {regions.feature_size} features, the model reads {model.config.visual_feat_dim}"
+                f"regions have {regions.feature_size} numbers a feature, the model reads "
+                f"{model.config.visual_feat_dim}"
             )
         self.model = model.eval()
         self.text = text
@@ -85,6 +87,23 @@ class Answerer:
         scores = self.scores([question], self.regions[image])[0]
         best = scores.topk(min(top, len(self.answers)))
         return [Answer(self.answers.names[i], float(p)) for p, i in zip(*best, strict=True)]
+
+    @torch.inference_mode()
+    def attention(self, question: str, image: str) -> tuple[list[str], np.ndarray]:
+        """Where the words look: T tokens, and each one's weights over the regions (T, O), mean over heads.
+
+        From text to objects in the last cross-modality layer; each row sums to 1.
+        """
+        regions = self.regions[image]
+        ids = self.text.encode_ragged([question])[0].astype(np.int64)
+        output = self.model(
+            torch.from_numpy(ids)[None].to(self.model.device),
+            torch.from_numpy(regions.features).to(self.model.device),
+            torch.from_numpy(regions.boxes).to(self.model.device),
+            output_attentions=True,
+        )
+        weights = output.cross_encoder_attentions[-1][0].float().mean(0)
+        return [self.text.decode([token]) for token in ids], weights.cpu().numpy()
 
     @torch.inference_mode()
     def scores(self, questions: Sequence[str], regions: Regions) -> torch.Tensor:

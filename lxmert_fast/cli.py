@@ -89,7 +89,8 @@ def predict(
 @app.command()
 def demo(
     data: Annotated[
-        Path | None, typer.Option(help="A data-set folder of yours in the generic format; easy-vqa if absent.")
+        Path | None,
+        typer.Option(help="A data-set folder of yours in the generic format; easy-vqa if absent."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
 ) -> None:

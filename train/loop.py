@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from lxmert_fast.commands.progress import progress_bar
+from lxmert_fast.commands.progress import progress
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
 from lxmert_fast.errors import Diverged, InputError
 
@@ -32,6 +33,8 @@ from .settings import OptimisationSettings, RunSettings
 class Task(ABC):
     """What is trained: a model, its examples and how well it does."""
 
+    title: str
+    """Two words for the progress bar."""
     model: PreTrainedModel
     train: Dataset
     """Map-style; an item is a whole `Batch`, see `lxmert_fast.data.batches`."""
@@ -61,11 +64,16 @@ class Task(ABC):
         """Write the model and whatever is needed to use it again."""
 
 
-def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dict[str, Any]:
+def fit(
+    task: Task,
+    optimisation: OptimisationSettings,
+    run: RunSettings,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
     """Train `task` to the end, from its newest checkpoint where the output folder holds one.
 
     Writes under `run.output`: `checkpoints/` (resumable), `best` and `last` (models), `metrics.jsonl`,
-    `tensorboard/`.
+    `tensorboard/`. Every line of metrics is also given to `report`, in words.
 
     Returns:
         "updates", "seconds", "first_losses" and "last_losses" (means over a logging interval, by task),
@@ -99,6 +107,7 @@ def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dic
         device=run.device,
         keep=run.keep,
     )
+    torch.manual_seed(run.seed)  # dropout follows from the seed, however the model came about
     checkpoint, state = engine.load_checkpoint(output / "checkpoints")
     start_epoch, start_step = state.get("epoch", 0), state.get("step", 0)
     best: dict[str, Any] = state.get("best", {})
@@ -121,7 +130,7 @@ def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dic
         return engine.save_checkpoint(output / "checkpoints", f"step_{engine.global_steps:08d}", client_state)
 
     began = time.perf_counter()
-    with progress_bar(task.__class__.__name__, total=updates, unit="updates", done=resumed_at) as advance:
+    with progress(task.title, updates, "updates", done=resumed_at) as advance:
         for epoch in range(start_epoch, optimisation.epochs):
             batches.set_position(epoch, start_step)
             task.model.train()
@@ -147,6 +156,7 @@ def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dic
                 if engine.global_steps % run.log_every == 0 or step == per_epoch or due:
                     last_losses = window.mean_losses()
                     first_losses = first_losses or last_losses
+                    rates = window.rates()
                     log.write(
                         "train",
                         engine.global_steps,
@@ -155,8 +165,12 @@ def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dic
                             "losses": last_losses,
                             "lr": engine.get_lr()[0],
                             "grad_norm": engine.get_global_grad_norm(),
-                            **window.rates(),
+                            **rates,
                         },
+                    )
+                    report(
+                        f"update {engine.global_steps:>5}/{updates}  {_in_words(last_losses)}  "
+                        f"{rates['pairs_per_second']:.0f} pairs/s"
                     )
                     window.reset()
                 if due:
@@ -166,6 +180,7 @@ def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dic
             metrics = task.validate(epoch)
             if metrics:
                 log.write("valid", engine.global_steps, {"epoch": epoch, **metrics})
+                report(f"validation after epoch {epoch + 1}  {_in_words(metrics)}")
             if not metrics or not best or task.better(metrics, best):
                 best = {"epoch": epoch, **metrics} if metrics else {}
                 publish_folder(output / "best", engine.global_steps, task.save_model)
@@ -180,6 +195,14 @@ def fit(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> dic
         "best": best,
         "resumed_at": resumed_at,
     }
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    parts = [
+        f"{name}: {_in_words(value)}" if isinstance(value, dict) else f"{name} {value:.4f}"
+        for name, value in values.items()
+    ]
+    return "  ".join(parts)
 
 
 class _Window:

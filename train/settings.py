@@ -38,6 +38,8 @@ class ModelSettings(Section):
     max_position_embeddings: Count = 512
     hidden_dropout_prob: Rate = 0.1
     attention_probs_dropout_prob: Rate = 0.1
+    initializer_range: Annotated[float, Field(gt=0.0)] = 0.02
+    """Standard deviation of new weights; narrow models learn faster with about 0.7 / sqrt(hidden_size)."""
     random_padding_rows: bool = True
     """Row 0 of the embedding tables starts as noise (the original) or as zeros (Hugging Face)."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -33,15 +34,22 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.1f} {self.unit}/s", style="progress.data.speed")
 
 
+class Advance(Protocol):
+    """Called with the work done since the last call and, if there is news, a few words about it."""
+
+    def __call__(self, amount: int, note: str | None = None) -> None: ...
+
+
 @contextmanager
 def progress(
-    description: str, total: float | None = None, unit: str = "images"
-) -> Iterator[Callable[[int], None]]:
+    description: str, total: float | None = None, unit: str = "images", done: int = 0
+) -> Iterator[Advance]:
     """Shows a bar with count, rate, time passed and time left; yields `advance(n)`, told of work done.
 
     Args:
         description: what is going on, one or two words. total: the whole work, None if unknown.
         unit: plural name of what is counted; "bytes" are shown in kB, MB and GB.
+        done: work that an earlier run has done already.
     """
     in_bytes = unit == "bytes"
     columns = (
@@ -51,7 +59,13 @@ def progress(
         TransferSpeedColumn() if in_bytes else _Rate(unit),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda amount: bar.update(task, advance=amount)
+        task = bar.add_task(description, total=total, completed=done, note="")
+
+        def advance(amount: int, note: str | None = None) -> None:
+            fields = {} if note is None else {"note": note}
+            bar.update(task, advance=amount, **fields)
+
+        yield advance

@@ -227,6 +227,14 @@ class RegionStore:
             sizes=sizes,
         )
 
+    def features_at(self, rows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Features (n, F) of single boxes: number `boxes[k]` of the image in row `rows[k]`, both (n,)."""
+        found = np.empty((len(rows), self.feature_size), self.dtype)
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        for place, (index, row, box) in enumerate(zip(which, rows, boxes, strict=True)):
+            self._files[index].read_feature(int(row - self._starts[index]), int(box), found[place])
+        return found
+
     def __getitem__(self, image_id: str) -> Regions:
         """The regions of one image (I = 1)."""
         return self.read(np.array([self.row(image_id)]))
@@ -414,6 +422,13 @@ class _RegionFile:
                     size = bytes_a_box[name]
                     buffers = [data[place, :count].data for place, count in images]
                     self._preadv(buffers, self._places[name] + box * size, boxes * size)
+
+    def read_feature(self, row: int, box: int, out: np.ndarray) -> None:
+        """Reads the feature of one box into `out` (F,)."""
+        if not 0 <= box < self.counts[row]:
+            raise IndexError(f"box {box} wanted of an image with {self.counts[row]}")
+        place = self._places["features"] + int(self._box_starts[row] + box) * out.nbytes
+        self._preadv([out.data], place, out.nbytes)
 
     def _preadv(self, buffers: list[memoryview], place: int, wanted: int) -> None:
         if not wanted:

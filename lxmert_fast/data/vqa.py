@@ -1,0 +1,233 @@
+"""Question answering in the original's JSON (reference 3.4), and the folder a data set of one's own lives in.
+
+    [{"question_id": 1, "img_id": "COCO_...", "sent": "what is it?", "label": {"cat": 1, "dog": 0.3}}, ...]
+
+`question_id` is a number or a string and is kept as it is; files to be answered have no "label";
+"answer_type" and "question_type" are optional and only group the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from lxmert_fast.data.answers import AnswerMap
+from lxmert_fast.data.batches import Batch, BatchKey
+from lxmert_fast.data.json_list import label_of, read_entries, text_of
+from lxmert_fast.data.ragged import Ragged
+from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.text import TextEncoder
+from lxmert_fast.errors import InputError
+
+
+@dataclass(frozen=True)
+class Question:
+    """One entry of a file."""
+
+    question_id: int | str
+    image_id: str
+    sentence: str
+    label: dict[str, float] | None
+    """Answer to score in [0, 1]; None in a file to be answered."""
+    answer_type: str
+    question_type: str
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Read a question file whole.
+
+    Raises:
+        InputError: a file or entry that is not in the format, a question id that occurs twice, labels on
+            some questions and not on others.
+    """
+    questions: list[Question] = []
+    seen: dict[int | str, int] = {}
+    for place, entry in read_entries(path):
+        question_id = entry.get("question_id")
+        if isinstance(question_id, bool) or not isinstance(question_id, (int, str)):
+            found = ascii(question_id)[:60]
+            raise InputError(f"{place}: question_id: found {found}, wanted a number or string")
+        if question_id in seen:
+            first = seen[question_id]
+            raise InputError(f"{place}: question_id {question_id!r} is also that of entry {first}")
+        seen[question_id] = len(questions)
+        place = f"{place} (question {question_id!r})"
+        label = label_of(entry["label"], place, "label") if "label" in entry else None
+        if questions and (label is None) != (questions[0].label is None):
+            differs = "no label, entry 0 has one" if label is None else "a label, entry 0 has none"
+            raise InputError(f"{place}: {differs}; wanted labels on all questions or on none")
+        questions.append(
+            Question(
+                question_id,
+                text_of(entry.get("img_id"), place, "img_id"),
+                text_of(entry.get("sent"), place, "sent"),
+                label,
+                text_of(entry.get("answer_type", ""), place, "answer_type"),
+                text_of(entry.get("question_type", ""), place, "question_type"),
+            )
+        )
+    return questions
+
+
+class VqaDataset(Dataset):
+    """Questions about images; `dataset[BatchKey]` is a `Batch`.
+
+    Args:
+        path: the question file.
+        store: regions of its images.
+        text: the model's vocabulary.
+        answers: the model's answers.
+        unknown_answers: an answer outside `answers` is an "error" (VQA's way) or left out ("ignore", GQA's).
+        blind: zero features and boxes, for the question-only model.
+
+    Inputs: input_ids, attention_mask (B, T), labels (B, A) float32 where the file has labels, and either
+    visual_feats (B, O, F), visual_pos (B, O, 4) or, where images repeat in the batch, (I, O, F), (I, O, 4)
+    and image_index (B,); visual_attention_mask where box counts differ. T is the longest question of the
+    batch. Extras: "question_ids", "answer_types", "question_types" (B entries each).
+
+    Raises:
+        InputError: a file that is not in the format, an image without regions, an answer outside the map.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        store: RegionStore,
+        text: TextEncoder,
+        answers: AnswerMap,
+        *,
+        unknown_answers: Literal["error", "ignore"] = "error",
+        blind: bool = False,
+    ) -> None:
+        questions = read_questions(path)
+        self.store = store
+        self.text = text
+        self.answers = answers
+        self.blind = blind
+        self.labelled = questions[0].label is not None
+        self.sentences = text.encode_ragged([question.sentence for question in questions])
+        self.question_ids = [question.question_id for question in questions]
+        self.answer_types = [question.answer_type for question in questions]
+        self.question_types = [question.question_type for question in questions]
+        self.images = _image_rows(path, questions, store)
+        targets, scores = [], []
+        for question in questions:
+            label = question.label or {}
+            if unknown_answers == "ignore":
+                selected = answers.select(label)
+            else:
+                selected = {answers.index(name, path, question.question_id): label[name] for name in label}
+            targets.append(list(selected))
+            scores += selected.values()
+        self.targets = Ragged.from_lists(targets, np.int64)
+        self.scores = np.array(scores, np.float32)
+
+    def __len__(self) -> int:
+        """Questions, not batches."""
+        return len(self.images)
+
+    def __getitem__(self, key: BatchKey) -> Batch:
+        rows = key.rows
+        ids, real = self.sentences.padded(rows, int(self.sentences.lengths(rows).max()), self.text.pad_id)
+        inputs: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy(real.astype(np.int64)),
+        }
+        images, which = np.unique(self.images[rows], return_inverse=True)
+        shared = len(images) < len(rows)
+        regions = self.store.read(images if shared else self.images[rows])
+        features, boxes = torch.from_numpy(regions.features), torch.from_numpy(regions.boxes)
+        inputs["visual_feats"] = torch.zeros_like(features) if self.blind else features
+        inputs["visual_pos"] = torch.zeros_like(boxes) if self.blind else boxes
+        if shared:
+            inputs["image_index"] = torch.from_numpy(which.astype(np.int64))
+        if regions.mask is not None:
+            inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
+        if self.labelled:
+            places, offsets = self.targets.positions(rows)
+            labels = np.zeros((len(rows), len(self.answers)), np.float32)
+            pairs = np.repeat(np.arange(len(rows)), np.diff(offsets))
+            labels[pairs, self.targets.values[places]] = self.scores[places]
+            inputs["labels"] = torch.from_numpy(labels)
+        question_ids = [self.question_ids[row] for row in rows]
+        extras = {
+            "question_ids": question_ids,
+            "answer_types": [self.answer_types[row] for row in rows],
+            "question_types": [self.question_types[row] for row in rows],
+        }
+        return Batch(inputs, [str(question_id) for question_id in question_ids], extras)
+
+
+@dataclass(frozen=True)
+class VqaFolder:
+    """A data set of one's own, file by file.
+
+    train.json, test.json    questions with labels (test.json may be called valid.json)
+    regions.h5               regions of all their images, or
+    images/                  the pictures themselves, named <img_id>.png, .jpg, ...
+    vocab.txt                optional, a BERT vocabulary
+    label2ans.json, ans2label.json   optional, the answers in order; the original's names
+                             trainval_label2ans.json, trainval_ans2label.json do as well
+    """
+
+    path: Path
+
+    @cached_property
+    def train(self) -> Path:
+        """Training questions."""
+        return self._first("train.json")
+
+    @cached_property
+    def test(self) -> Path:
+        """Questions to score on."""
+        return self._first("test.json", "valid.json")
+
+    @property
+    def images(self) -> Path:
+        """The pictures, where there are any."""
+        return self.path / "images"
+
+    @property
+    def regions(self) -> Path:
+        """The region file, which may still have to be made from `images`."""
+        return self.path / "regions.h5"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The vocabulary, which may still have to be learnt."""
+        return self.path / "vocab.txt"
+
+    def answers(self) -> AnswerMap:
+        """The answers, from the folder's lists or else from the labels of the training questions."""
+        files = [self._any(f"{name}.json", f"trainval_{name}.json") for name in ("ans2label", "label2ans")]
+        if any(files):
+            return AnswerMap.from_files(*files)
+        labels = (question.label or {} for question in read_questions(self.train))
+        return AnswerMap.from_labels(labels, source=self.train)
+
+    def _any(self, *names: str) -> Path | None:
+        return next((self.path / name for name in names if (self.path / name).is_file()), None)
+
+    def _first(self, *names: str) -> Path:
+        found = self._any(*names)
+        if found is None:
+            raise InputError(f"{self.path}: no {' or '.join(names)} in it, wanted a data-set folder")
+        return found
+
+
+def _image_rows(path: str | Path, questions: Sequence[Question], store: RegionStore) -> np.ndarray:
+    rows = {image_id: row for row, image_id in enumerate(store.image_ids)}
+    for question in questions:
+        if question.image_id not in rows:
+            stores = ", ".join(str(file) for file in store.paths)
+            raise InputError(
+                f"{path}: question {question.question_id!r}: image {question.image_id!r} is not in {stores}"
+            )
+    return np.array([rows[question.image_id] for question in questions], np.int64)

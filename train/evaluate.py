@@ -1,0 +1,174 @@
+"""Answers to a file of questions: their scores by kind, and the file that a test server takes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from lxmert_fast.answering import open_model_folder
+from lxmert_fast.commands.progress import progress
+from lxmert_fast.data.batches import EpochBatches, make_loader
+from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.vqa import VqaDataset
+from lxmert_fast.errors import InputError
+
+from .engine import pick_device, to_device
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to Q questions.
+
+    `scores` (Q,) float32 in [0, 1] is the label's soft score of each answer, None for unlabelled
+    questions: its mean is the VQA accuracy that the original reports (reference 4).
+    """
+
+    question_ids: list[int | str]
+    answers: list[str]
+    scores: np.ndarray | None
+    answer_types: list[str]
+    question_types: list[str]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean scores in [0, 1]: of all questions and of each kind, with how many there are."""
+
+    overall: float
+    count: int
+    by_answer_type: dict[str, tuple[float, int]]
+    by_question_type: dict[str, tuple[float, int]]
+
+
+@torch.inference_mode()
+def answer_questions(
+    model: PreTrainedModel,
+    dataset: VqaDataset,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Answers:
+    """Run a question-answering model over a data set, in its order, without dropout."""
+    model.eval()
+    batches = EpochBatches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False)
+    names = dataset.answers.names
+    found = Answers([], [], None, [], [])
+    scores: list[np.ndarray] = []
+    for batch in make_loader(dataset, batches, num_workers=workers):
+        inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
+        output = model(**to_device(inputs, model.device))
+        best = output.question_answering_score.argmax(-1).cpu()
+        found.question_ids.extend(batch.extras["question_ids"])
+        found.answers.extend(names[index] for index in best.tolist())
+        found.answer_types.extend(batch.extras["answer_types"])
+        found.question_types.extend(batch.extras["question_types"])
+        if "labels" in batch.inputs:
+            scores.append(batch.inputs["labels"].gather(1, best[:, None]).squeeze(1).numpy())
+        advance(len(best))
+    joined = np.concatenate(scores) if scores else None
+    return Answers(found.question_ids, found.answers, joined, found.answer_types, found.question_types)
+
+
+def score_answers(answers: Answers) -> Scores:
+    """Mean scores by kind.
+
+    Raises:
+        InputError: the questions have no labels.
+    """
+    if answers.scores is None:
+        raise InputError("the questions have no labels, nothing can be scored; use `lxmert-fast predict`")
+    return Scores(
+        float(answers.scores.mean()),
+        len(answers.scores),
+        _means(answers.scores, answers.answer_types),
+        _means(answers.scores, answers.question_types),
+    )
+
+
+def evaluate_files(
+    model_folder: Path,
+    questions: Path,
+    regions: list[Path],
+    *,
+    batch_size: int = 256,
+    device: str = "auto",
+    blind: bool = False,
+) -> Scores:
+    """Score a fine-tuned model folder on a labelled question file; `blind` zeroes every region.
+
+    Raises:
+        InputError: a file is missing or wrong, or the questions have no labels.
+    """
+    return score_answers(_answer_files(model_folder, questions, regions, batch_size, device, blind))
+
+
+def predict_files(
+    model_folder: Path,
+    questions: Path,
+    out: Path,
+    regions: list[Path],
+    *,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> int:
+    """Answer a question file into `out`, the JSON list of the VQA server (reference 3.7), written whole.
+
+    Returns:
+        The number of answers.
+
+    Raises:
+        InputError: a file is missing or wrong.
+    """
+    answers = _answer_files(model_folder, questions, regions, batch_size, device, blind=False)
+    rows = [
+        {"answer": answer, "question_id": question_id}
+        for answer, question_id in zip(answers.answers, answers.question_ids, strict=True)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    beside.write_text(json.dumps(rows, sort_keys=True, indent=4), encoding="utf-8")
+    beside.replace(out)
+    return len(rows)
+
+
+def score_table(scores: Scores) -> Table:
+    """Scores as a table for people, in percent."""
+    table = Table("questions", "count", "score %")
+    table.add_row("all", f"{scores.count:,}", f"{100 * scores.overall:.2f}")
+    for title, kinds in (("answer", scores.by_answer_type), ("question", scores.by_question_type)):
+        for kind, (score, count) in sorted(kinds.items()):
+            table.add_row(f"{title}: {kind}", f"{count:,}", f"{100 * score:.2f}")
+    return table
+
+
+def _answer_files(
+    model_folder: Path, questions: Path, regions: list[Path], batch_size: int, device: str, blind: bool
+) -> Answers:
+    model, text, answers = open_model_folder(model_folder)
+    with RegionStore(*regions) as store:
+        # a label outside the map can only be answered wrongly: it scores 0, as on the server
+        dataset = VqaDataset(questions, store, text, answers, unknown_answers="ignore", blind=blind)
+        model.to(pick_device(device))
+        with progress(f"{questions.name}", len(dataset), "questions") as advance:
+            return answer_questions(model, dataset, batch_size=batch_size, advance=advance)
+
+
+def _means(scores: np.ndarray, kinds: list[Any]) -> dict[str, tuple[float, int]]:
+    names, which = np.unique(np.array(kinds, dtype=str), return_inverse=True)
+    counts = np.bincount(which)
+    means = np.bincount(which, scores) / counts
+    return {
+        str(name): (float(mean), int(count))
+        for name, mean, count in zip(names, means, counts, strict=True)
+        if name
+    }

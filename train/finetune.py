@@ -1,0 +1,134 @@
+"""Fine-tuning on questions with a list of answers (section 4; reference 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import LxmertConfig
+
+from lxmert_fast.answering import LABEL2ANS, save_model_folder
+from lxmert_fast.checkpoint import load_answer_rows, load_into, load_model
+from lxmert_fast.data.answers import AnswerMap
+from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.text import TextEncoder
+from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
+from lxmert_fast.errors import InputError
+from lxmert_fast.models import LxmertForQuestionAnswering
+
+from .evaluate import answer_questions, score_answers
+from .loop import Task, fit
+from .new_model import config_for, seeded
+from .settings import FinetuneSettings, VqaData
+
+
+def finetune(settings: FinetuneSettings) -> dict[str, Any]:
+    """Run fine-tuning to the end, or on from its newest checkpoint; returns `fit`'s summary.
+
+    Raises:
+        InputError: a file that is missing or wrong.
+        Diverged: a loss or gradient that is not finite.
+    """
+    return fit(AnswerTask(settings), settings.optimisation, settings.run)
+
+
+@dataclass(frozen=True)
+class VqaFiles:
+    """The files of a question-answering data set, named or found in its folder."""
+
+    train: Path
+    valid: Path | None
+    regions: list[Path]
+    vocabulary: Path
+    answers: AnswerMap
+
+    @classmethod
+    def of(cls, data: VqaData) -> VqaFiles:
+        """Names win over the folder."""
+        folder = VqaFolder(data.folder) if data.folder else None
+        train = data.train or (folder.train if folder else Path())
+        if data.answers is not None:
+            answers = AnswerMap.from_files(None, data.answers)
+        elif folder is not None and data.train is None:
+            answers = folder.answers()
+        else:
+            labels = [question.label or {} for question in read_questions(train)]
+            answers = AnswerMap.from_labels(labels, source=train)
+        return cls(
+            train,
+            data.valid or (folder.test if folder else None),
+            list(data.regions) or ([folder.regions] if folder else []),
+            data.vocabulary or (folder.vocabulary if folder else Path()),
+            answers,
+        )
+
+
+class AnswerTask(Task):
+    """Soft answer scores by binary cross entropy, the original's loss."""
+
+    title = "Fine-tuning"
+
+    def __init__(self, settings: FinetuneSettings) -> None:
+        data = settings.data
+        files = VqaFiles.of(data)
+        self.text = TextEncoder(files.vocabulary, data.max_length)
+        self.store = RegionStore(*files.regions)
+        self.answers = files.answers
+        self.workers = settings.run.workers
+
+        def dataset(path: Path) -> VqaDataset:
+            return VqaDataset(
+                path,
+                self.store,
+                self.text,
+                self.answers,
+                unknown_answers=data.unknown_answers,
+                blind=data.blind,
+            )
+
+        self.train = dataset(files.train)
+        if not self.train.labelled:
+            raise InputError(f"{files.train}: its questions have no labels, nothing can be learnt from them")
+        self.valid = dataset(files.valid) if files.valid else None
+        self.model = self._model(settings)
+
+    def _model(self, settings: FinetuneSettings) -> LxmertForQuestionAnswering:
+        source = settings.model.start_from
+        if source is None:
+            config = config_for(settings.model, self.text, self.store, len(self.answers))
+            return seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
+        pretrained = load_model(source)
+        self.text.check_size(pretrained.config.vocab_size)
+        sizes = pretrained.config.to_dict() | {"num_qa_labels": len(self.answers)}
+        config = LxmertConfig(**sizes)
+        model = seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
+        state = pretrained.state_dict()
+        table = source / LABEL2ANS
+        if table.is_file() and any(name.startswith("answer_head.") for name in state):
+            load_answer_rows(model, state, AnswerMap.from_files(None, table).names, self.answers.names)
+        else:
+            backbone = {name: value for name, value in state.items() if name.startswith("lxmert.")}
+            load_into(model, backbone, allow_partial=True)
+        return model
+
+    def num_examples(self) -> int:
+        return len(self.train)
+
+    def losses(self, output: Any) -> dict[str, Tensor]:
+        return {}
+
+    def validate(self, epoch: int) -> dict[str, Any]:
+        """Mean soft score of the answers, overall and by answer type."""
+        if self.valid is None or not self.valid.labelled:
+            return {}
+        scores = score_answers(answer_questions(self.model, self.valid, workers=self.workers))
+        kinds = {name: score for name, (score, _) in scores.by_answer_type.items()}
+        return {"accuracy": scores.overall, "by_answer_type": kinds}
+
+    def better(self, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
+        return metrics["accuracy"] > best["accuracy"]
+
+    def save_model(self, folder: Path) -> None:
+        save_model_folder(self.model, self.text, self.answers.names, folder)

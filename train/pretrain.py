@@ -1,0 +1,140 @@
+"""Pre-training with the five tasks of section 3.1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxmert_fast.answering import save_model_folder
+from lxmert_fast.checkpoint import load_model
+from lxmert_fast.data.answers import AnswerMap, AnswerTable
+from lxmert_fast.data.batches import EpochBatches, make_loader
+from lxmert_fast.data.examples import Examples, SelectsAnswers, labels_of, read_examples
+from lxmert_fast.data.json_list import read_json
+from lxmert_fast.data.pretraining import PretrainingDataset
+from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.text import TextEncoder
+from lxmert_fast.errors import InputError
+from lxmert_fast.models import LxmertForPreTraining
+
+from .engine import to_device
+from .loop import Task, fit
+from .new_model import config_for, seeded
+from .settings import PretrainingData, PretrainSettings
+
+
+def pretrain(settings: PretrainSettings) -> dict[str, Any]:
+    """Run pre-training to the end, or on from its newest checkpoint; returns `fit`'s summary.
+
+    Raises:
+        InputError: a file that is missing or wrong.
+        Diverged: a loss or gradient that is not finite.
+    """
+    return fit(PretrainTask(settings), settings.optimisation, settings.run)
+
+
+class PretrainTask(Task):
+    """Masked words, masked objects, matching and question answering, on aggregated files."""
+
+    title = "Pre-training"
+
+    def __init__(self, settings: PretrainSettings) -> None:
+        data, seed = settings.data, settings.run.seed
+        self.data = data
+        self.batch_size, self.workers = settings.optimisation.batch_size, settings.run.workers
+        self.text = TextEncoder(data.vocabulary, data.max_length)
+        self.store = RegionStore(*data.regions)
+        self.answers = _answers(data)
+        examples = read_examples(data.train, self.store, self.text, self.answers)
+        self.train = self._dataset(examples, seed, examples)
+        self.valid: PretrainingDataset | None = None
+        if data.valid:
+            self.valid = self._dataset(
+                read_examples(data.valid, self.store, self.text, self.answers), seed, examples
+            )
+        self.model = self._model(settings)
+
+    def _dataset(self, examples: Examples, seed: int, random_from: Examples) -> PretrainingDataset:
+        data = self.data
+        return PretrainingDataset(
+            examples,
+            self.store,
+            self.text,
+            seed=seed,
+            word_mask_rate=data.word_mask_rate,
+            object_mask_rate=data.object_mask_rate,
+            label_masked_only=data.label_masked_only,
+            answer_from_epoch=data.answer_from_epoch,
+            random_from=random_from,
+        )
+
+    def _model(self, settings: PretrainSettings) -> LxmertForPreTraining:
+        if settings.model.start_from is None:
+            config = config_for(settings.model, self.text, self.store, len(self.answers.names))
+            return seeded(settings.run.seed, lambda: LxmertForPreTraining(config))
+        model = load_model(settings.model.start_from, LxmertForPreTraining)
+        self.text.check_size(model.config.vocab_size)
+        if model.config.num_qa_labels != len(self.answers.names):
+            raise InputError(
+                f"{settings.model.start_from}: an answer head of {model.config.num_qa_labels} answers, the "
+                f"table has {len(self.answers.names)}"
+            )
+        return model
+
+    def num_examples(self) -> int:
+        return len(self.train)
+
+    def forward_options(self, epoch: int) -> dict[str, Any]:
+        return {"loss_weights": {"qa": self.data.answer_weight}}
+
+    def losses(self, output: Any) -> dict[str, Tensor]:
+        return output.losses
+
+    @torch.inference_mode()
+    def validate(self, epoch: int) -> dict[str, Any]:
+        """Mean losses over the validation examples, and answer accuracy on the matched pairs.
+
+        Words, objects and sentences are hidden and replaced as in training, as the original does, but with
+        the same draws at every epoch, so that epochs can be compared.
+        """
+        if self.valid is None:
+            return {}
+        self.model.eval()
+        batches = EpochBatches(len(self.valid), self.batch_size, seed=0, shuffle=False, drop_last=False)
+        # epoch 0 of the draws, except for the schedule of the answers
+        self.valid.answer_from_epoch = 0 if epoch >= self.data.answer_from_epoch else 1
+        sums: dict[str, float] = {}
+        pairs, right, answered = 0, 0.0, 0
+        for batch in make_loader(self.valid, batches, num_workers=self.workers):
+            output = self.model(**to_device(batch.inputs, self.model.device), **self.forward_options(epoch))
+            size = len(batch.example_ids)
+            pairs += size
+            for name, value in {"total": output.loss, **output.losses}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * size
+            row, answer, score = batch.extras["answers"]
+            best = output.question_answering_score.argmax(-1).cpu()
+            right += float(score[answer == best[row]].sum())
+            answered += len(row.unique())
+        metrics: dict[str, Any] = {"losses": {name: value / pairs for name, value in sums.items()}}
+        if answered:
+            metrics["matched_answer_accuracy"] = right / answered
+        return metrics
+
+    def better(self, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
+        return metrics["losses"]["total"] < best["losses"]["total"]
+
+    def save_model(self, folder: Path) -> None:
+        save_model_folder(self.model, self.text, self.answers.names, folder)
+
+
+def _answers(data: PretrainingData) -> SelectsAnswers:
+    """The joint table, a plain list of answers, or the labels of the training files."""
+    if data.answers is None:
+        return AnswerMap.from_labels(labels_of(data.train), source=", ".join(map(str, data.train)))
+    table = read_json(data.answers)
+    if isinstance(table, list) and table and isinstance(table[0], dict):
+        return AnswerTable(data.answers)
+    return AnswerMap.from_files(None, data.answers)
