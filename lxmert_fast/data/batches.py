@@ -7,12 +7,17 @@ goes on with the batch it would have seen next.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from lxmert_fast.errors import InputError
 
 
 class BatchKey(NamedTuple):
@@ -45,22 +50,34 @@ class EpochBatches(Sampler[BatchKey]):
         seed: of the order.
         shuffle: False keeps file order.
         drop_last: leave out what does not fill a batch, as the original does in training.
+
+    Raises:
+        InputError: no batch would be left.
     """
 
     def __init__(
         self, num_examples: int, batch_size: int, *, seed: int, shuffle: bool = True, drop_last: bool = True
     ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch size is {batch_size}, wanted at least 1")
+        if num_examples < (batch_size if drop_last else 1):
+            raise InputError(f"{num_examples} examples, wanted at least one batch of {batch_size}")
         self.num_examples = num_examples
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.epoch = 0
-        self.start = 0
+        self._epoch = 0
+        self._start = 0
 
     def set_position(self, epoch: int, step: int = 0) -> None:
-        """The next iteration is of `epoch` and begins with its batch `step`."""
-        self.epoch, self.start = epoch, step
+        """The next iteration is of `epoch` and begins with its batch `step`, which may be its end.
+
+        Without a call, each iteration is the epoch after the one before.
+        """
+        if epoch < 0 or not 0 <= step <= len(self):
+            raise InputError(f"epoch {epoch}, batch {step}: wanted a batch of 0 to {len(self)}")
+        self._epoch, self._start = epoch, step
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -68,33 +85,51 @@ class EpochBatches(Sampler[BatchKey]):
         return (self.num_examples + rounding) // self.batch_size
 
     def __iter__(self) -> Iterator[BatchKey]:
+        # A loader with workers makes two iterators and draws from one: a generator moves on only when drawn.
+        epoch, start = self._epoch, self._start
+        self._epoch, self._start = epoch + 1, 0
         order = np.arange(self.num_examples)
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_examples)
-        for step in range(self.start, len(self)):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield BatchKey(self.epoch, step, rows)
+            # numpy pads seeds with zeros: without the 1, this would be the stream of the epoch's batch 0
+            np.random.default_rng([self.seed, epoch, 0, 1]).shuffle(order)
+        for step in range(start, len(self)):
+            yield BatchKey(epoch, step, order[step * self.batch_size : (step + 1) * self.batch_size])
 
 
 def make_loader(dataset: Dataset, batches: EpochBatches, *, num_workers: int = 0) -> DataLoader:
     """A loader whose items are the `Batch`es that `dataset[key]` builds, in order.
+
+    Workers inherit the data set's arrays, stay for all epochs and send tensors through shared memory.
 
     Args:
         dataset: `dataset[BatchKey]` is a `Batch`.
         batches: the keys; `set_position` before each epoch.
         num_workers: processes that build batches ahead; 0 builds them when asked.
     """
+    if num_workers:
+        # The tokeniser warns in every process forked after its threads ran; workers do not tokenise.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,
         num_workers=num_workers,
-        prefetch_factor=4 if num_workers else None,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         # BatchKey and Batch hold numpy arrays and strings that must arrive as they are
         collate_fn=_as_it_is,
+        # its own, or starting an epoch would draw from the generator that dropout draws from
+        generator=torch.Generator(),
     )
+
+
+def empty_tensor(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+    """An unfilled tensor. A loader's worker gets it in shared memory, so that sending it copies nothing."""
+    like = torch.from_numpy(np.empty(0, dtype))
+    if get_worker_info() is None:
+        return like.new_empty(shape)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())
+    return like.new_empty(0).set_(storage, 0, shape)
 
 
 def _as_it_is(batch: Batch) -> Batch:

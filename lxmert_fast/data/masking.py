@@ -30,7 +30,7 @@ def mask_words(
     Args:
         ids: (B, T) int64 token ids.
         eligible: (B, T) bool, false for [CLS], [SEP] and padding.
-        rng: two uniform numbers a position are drawn, and one word a replaced piece.
+        rng: two uniform numbers a position are drawn, then one word a replaced piece.
         rate: chance that a piece is chosen.
         mask_id: the id of [MASK].
         vocab_size: random pieces are uniform over the whole vocabulary, special tokens included.
@@ -53,6 +53,7 @@ def mask_objects(
     *,
     rate: float,
     random_features: Callable[[np.random.Generator, int], np.ndarray],
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hide objects' features; boxes are never hidden.
 
@@ -61,7 +62,8 @@ def mask_objects(
         counts: (B,) real boxes; padding is never chosen.
         rng: two uniform numbers an object are drawn, then what `random_features` draws.
         rate: chance that an object is chosen.
-        random_features: (rng, n) to (n, F), features of random objects.
+        random_features: (rng, n) to (n, F), features of random objects; called once, if there are any.
+        out: (B, O, F) to write the result into, for instance shared memory.
 
     Returns:
         a copy of the features with chosen objects changed, and feat_mask (B, O) float32, 1 where chosen.
@@ -70,7 +72,8 @@ def mask_objects(
     chosen = (rng.random(shape) < rate) & (np.arange(shape[1]) < counts[:, None])
     fate = rng.random(shape)
     random = chosen & (fate >= BLANKED) & (fate < REPLACED)
-    masked = features.copy()
+    masked = np.empty_like(features) if out is None else out
+    np.copyto(masked, features)
     masked[chosen & (fate < BLANKED)] = 0
     number = int(random.sum())
     if number:
