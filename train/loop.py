@@ -84,13 +84,14 @@ def fit(
         Diverged: a loss or gradient that is not finite.
     """
     output = run.output
-    batches = EpochBatches(task.num_examples(), optimisation.batch_size, seed=run.seed)
-    per_epoch = len(batches) // optimisation.accumulation * optimisation.accumulation
+    per_epoch = task.num_examples() // optimisation.batch_size // optimisation.accumulation
+    per_epoch *= optimisation.accumulation
     if per_epoch == 0:
         raise InputError(
             f"the training set has {task.num_examples()} examples, one update takes "
             f"{optimisation.batch_size} x {optimisation.accumulation}: lower optimisation.batch_size"
         )
+    batches = EpochBatches(task.num_examples(), optimisation.batch_size, seed=run.seed)
     updates = per_epoch // optimisation.accumulation * optimisation.epochs
     if optimisation.gradient_checkpointing:
         task.model.gradient_checkpointing_enable()

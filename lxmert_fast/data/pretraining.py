@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lxmert_fast.data.batches import Batch, BatchKey
+from lxmert_fast.data.batches import Batch, BatchKey, empty_tensor
 from lxmert_fast.data.examples import Examples
 from lxmert_fast.data.masking import IGNORE, mask_objects, mask_words
 from lxmert_fast.data.regions import RegionStore
@@ -131,12 +131,14 @@ class PretrainingDataset(Dataset):
 
     def _objects(self, rows: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         regions = self.store.read(self.examples.images[rows])
-        features, hidden = mask_objects(
+        features = empty_tensor(regions.features.shape, regions.features.dtype)
+        _, hidden = mask_objects(
             regions.features,
             regions.counts,
             rng,
             rate=self.object_mask_rate,
             random_features=self._random_features,
+            out=features.numpy(),
         )
         weight = hidden if self.label_masked_only else np.float32(1)
         labels = {
@@ -145,7 +147,7 @@ class PretrainingDataset(Dataset):
             "feat": (regions.features, hidden),
         }
         inputs: dict[str, Any] = {
-            "visual_feats": torch.from_numpy(features),
+            "visual_feats": features,
             "visual_pos": torch.from_numpy(regions.boxes),
             "obj_labels": {
                 name: (torch.from_numpy(target), torch.from_numpy(confidence))
