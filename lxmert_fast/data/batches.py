@@ -117,7 +117,7 @@ def make_loader(dataset: Dataset, batches: EpochBatches, *, num_workers: int = 0
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         # BatchKey and Batch hold numpy arrays and strings that must arrive as they are
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
         # its own, or starting an epoch would draw from the generator that dropout draws from
         generator=torch.Generator(),
     )
@@ -129,7 +129,7 @@ def empty_tensor(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     if get_worker_info() is None:
         return like.new_empty(shape)
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())
-    return like.new_empty(0).set_(storage, 0, shape)
+    return like.set_(storage).view(shape)
 
 
 def _as_it_is(batch: Batch) -> Batch:

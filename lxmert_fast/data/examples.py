@@ -95,22 +95,18 @@ def read_examples(
     label_ids, label_scores, label_ends = array("i"), array("f"), array("q", [0])
     dropped = 0
     for path in paths:
-        for place, image_id, sentf, labelf in _entries(path):
-            if image_id not in store:
+        for entry in read_sentences(path):
+            if entry.image_id not in store:
                 dropped += 1
                 continue
-            row = store.row(image_id)
-            for name, texts in sentf.items():
+            row = store.row(entry.image_id)
+            for name, texts in entry.sentences.items():
                 category = categories.setdefault(name, len(categories))
                 waiting.extend(texts)
                 images.extend([row] * len(texts))
                 category_of.extend([category] * len(texts))
                 numbers.extend(range(len(texts)))
-                if name not in labelf:
-                    label_ends.extend([len(label_ids)] * len(texts))
-                    continue
-                for number, value in enumerate(labelf[name]):
-                    label = label_of(value, place, f"labelf.{name}[{number}]")
+                for label in entry.labels.get(name, [{}] * len(texts)):
                     key = tuple(label.items())
                     if key not in known_labels:
                         selected = answers.select(label)
@@ -144,29 +140,51 @@ def read_examples(
 def labels_of(paths: Sequence[str | Path]) -> Iterator[dict[str, float]]:
     """Every label of the files, to build an answer map where there is no table."""
     for path in paths:
-        for place, _, _, labelf in _entries(path):
-            for name, labels in labelf.items():
-                for number, label in enumerate(labels):
-                    yield label_of(label, place, f"labelf.{name}[{number}]")
+        for entry in read_sentences(path):
+            for labels in entry.labels.values():
+                yield from labels
 
 
-def _entries(path: str | Path) -> Iterator[tuple[str, str, dict[str, list[str]], dict[str, list[Any]]]]:
+@dataclass(frozen=True)
+class ImageSentences:
+    """One entry of an aggregated file: an image, its sentences by category, and labels parallel to them."""
+
+    image_id: str
+    sentences: dict[str, list[str]]
+    labels: dict[str, list[dict[str, float]]]
+
+
+def read_sentences(path: str | Path) -> Iterator[ImageSentences]:
+    """The entries of an aggregated file, one at a time.
+
+    Raises:
+        InputError: a file or an entry that is not in the format, naming the entry and its image.
+    """
     for place, entry in read_entries(path):
-        image_id = text_of(entry.get("img_id"), place, "img_id")
-        place = f"{place} ({image_id})"
-        sentf, labelf = entry.get("sentf"), entry.get("labelf", {})
-        for key, value in (("sentf", sentf), ("labelf", labelf)):
-            if not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
-                raise InputError(f"{place}: {key}: found {ascii(value)[:60]}, wanted {{category: [...]}}")
-        assert isinstance(sentf, dict)
-        for name, texts in sentf.items():
-            for number, sentence in enumerate(texts):
-                text_of(sentence, place, f"sentf.{name}[{number}]")
-        for name, labels in labelf.items():
-            sentences = sentf.get(name, [])
-            if len(labels) != len(sentences):
-                raise InputError(
-                    f"{place}: labelf.{name} has {len(labels)} labels, wanted {len(sentences)}, as many as "
-                    f"sentf.{name} has sentences"
-                )
-        yield place, image_id, sentf, labelf
+        yield parse_sentences(place, entry)
+
+
+def parse_sentences(place: str, entry: dict[str, Any]) -> ImageSentences:
+    """One entry, checked. `place` begins the line of the `InputError`."""
+    image_id = text_of(entry.get("img_id"), place, "img_id")
+    place = f"{place} (img_id {image_id!r:.60})"
+    for key in ("sentf", "labelf"):
+        value = entry.get(key)
+        if not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
+            raise InputError(f"{place}: {key}: found {ascii(value)[:60]}, wanted {{category: [...]}}")
+    sentf, labelf = entry["sentf"], entry["labelf"]
+    for name, texts in sentf.items():
+        text_of(name, place, "sentf")
+        for number, sentence in enumerate(texts):
+            text_of(sentence, place, f"sentf.{name}[{number}]")
+    for name, labels in labelf.items():
+        text_of(name, place, "labelf")
+        sentences = len(sentf.get(name, ()))
+        if len(labels) != sentences:
+            raise InputError(
+                f"{place}: labelf.{name}: found {len(labels)} labels, wanted {sentences}, "
+                f"one a sentence of sentf.{name}"
+            )
+        for number, label in enumerate(labels):
+            label_of(label, place, f"labelf.{name}[{number}]")
+    return ImageSentences(image_id, sentf, labelf)

@@ -38,12 +38,14 @@ class PretrainingDataset(Dataset):
             all objects (the original's code).
         answer_from_epoch: epochs before this one have no answers (the paper's first phase).
         random_from: random object features come from these examples; the training set's, in validation.
+        trim: cut T to the longest sentence of the batch; padding is never a key, so losses stay the same.
 
     Inputs: input_ids, attention_mask, labels (B, T), visual_feats (B, O, F) in the store's dtype,
     visual_pos (B, O, 4), visual_attention_mask (B, O) only where box counts differ, obj_labels,
-    matched_label (B,), ans (B,). T is the longest sentence of the batch: padding beyond it would be masked.
-    Extras: "categories" (B names) and "answers", the labels of matched pairs as three flat tensors (pair,
-    class, score).
+    matched_label (B,), 1 for a matched pair, absent without `match`; ans (B,). Ignored labels are -100.
+    Extras: "matched" (B,) bool, "categories" (B names) and "answers", the labels of matched pairs as three
+    flat tensors (pair, class, score), from which accuracy is counted on pairs that have an answer: the
+    original's log counts replaced ones too, which halves it.
 
     Raises:
         InputError: all examples are of one image, so no sentence can be replaced.
@@ -62,6 +64,7 @@ class PretrainingDataset(Dataset):
         label_masked_only: bool = False,
         answer_from_epoch: int = 0,
         random_from: Examples | None = None,
+        trim: bool = True,
     ) -> None:
         if match and (examples.images == examples.images[0]).all():
             raise InputError(
@@ -78,6 +81,7 @@ class PretrainingDataset(Dataset):
         self.label_masked_only = label_masked_only
         self.answer_from_epoch = answer_from_epoch
         self.random_from = random_from or examples
+        self.trim = trim
 
     def __len__(self) -> int:
         """Examples, not batches."""
@@ -91,14 +95,17 @@ class PretrainingDataset(Dataset):
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         inputs |= self._objects(rows, rng)
         answer, flat_answers = self._answers(rows, matched, key.epoch, rng)
-        inputs |= {"matched_label": torch.from_numpy(matched.astype(np.int64)), "ans": answer}
+        inputs["ans"] = answer
+        if self.match:
+            inputs["matched_label"] = torch.from_numpy(matched.astype(np.int64))
         image_ids = self.store.image_ids
         names = self.examples.category_names
-        return Batch(
-            inputs,
-            [self.examples.name(row, image_ids) for row in rows],
-            {"categories": [names[c] for c in self.examples.categories[rows]], "answers": flat_answers},
-        )
+        extras = {
+            "matched": matched,
+            "categories": [names[c] for c in self.examples.categories[rows]],
+            "answers": flat_answers,
+        }
+        return Batch(inputs, [self.examples.name(row, image_ids) for row in rows], extras)
 
     def _match(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Whose sentence each pair reads, and whether it is its own."""
@@ -116,7 +123,8 @@ class PretrainingDataset(Dataset):
     def _words(self, rows: np.ndarray, rng: np.random.Generator) -> Sequence[torch.Tensor]:
         sentences = self.examples.sentences
         lengths = sentences.lengths(rows)
-        ids, real = sentences.padded(rows, int(lengths.max()), self.text.pad_id)
+        width = int(lengths.max()) if self.trim else self.text.max_length
+        ids, real = sentences.padded(rows, width, self.text.pad_id)
         position = np.arange(ids.shape[1])
         inner = (position > 0) & (position < lengths[:, None] - 1)
         masked, labels = mask_words(

@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +28,11 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
 
+# Questions tokenised in one call.
+_CHUNK = 50_000
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One entry of a file."""
 
@@ -41,39 +46,64 @@ class Question:
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Read a question file whole.
+    """A question file whole; raises like `iter_questions`."""
+    return list(iter_questions(path))
+
+
+def iter_questions(path: str | Path) -> Iterator[Question]:
+    """The questions of a file, one at a time.
 
     Raises:
         InputError: a file or entry that is not in the format, a question id that occurs twice, labels on
             some questions and not on others.
     """
-    questions: list[Question] = []
-    seen: dict[int | str, int] = {}
+    seen = SeenQuestions()
     for place, entry in read_entries(path):
-        question_id = entry.get("question_id")
-        if isinstance(question_id, bool) or not isinstance(question_id, (int, str)):
-            found = ascii(question_id)[:60]
-            raise InputError(f"{place}: question_id: found {found}, wanted a number or string")
-        if question_id in seen:
-            first = seen[question_id]
-            raise InputError(f"{place}: question_id {question_id!r} is also that of entry {first}")
-        seen[question_id] = len(questions)
-        place = f"{place} (question {question_id!r})"
-        label = label_of(entry["label"], place, "label") if "label" in entry else None
-        if questions and (label is None) != (questions[0].label is None):
-            differs = "no label, entry 0 has one" if label is None else "a label, entry 0 has none"
-            raise InputError(f"{place}: {differs}; wanted labels on all questions or on none")
-        questions.append(
-            Question(
-                question_id,
-                text_of(entry.get("img_id"), place, "img_id"),
-                text_of(entry.get("sent"), place, "sent"),
-                label,
-                text_of(entry.get("answer_type", ""), place, "answer_type"),
-                text_of(entry.get("question_type", ""), place, "question_type"),
+        question = parse_question(place, entry)
+        seen.add(place, question)
+        yield question
+
+
+class SeenQuestions:
+    """What the questions of one data set must agree on."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int | str, str] = {}
+        self._labelled: bool | None = None
+
+    def add(self, place: str, question: Question) -> None:
+        """Raise `InputError` for an id that was there before, or a label where there was none, or none."""
+        first = self._entries.setdefault(question.question_id, place)
+        if first != place:
+            raise InputError(
+                f"{place}: question_id {question.question_id!r:.60} is also that of "
+                f"{first.rpartition(': ')[2]}"
             )
-        )
-    return questions
+        labelled = question.label is not None
+        if self._labelled is not None and labelled != self._labelled:
+            differs = "a label, others have none" if labelled else "no label, others have one"
+            raise InputError(
+                f"{place} (question {question.question_id!r:.60}): {differs}; wanted labels on all or on none"
+            )
+        self._labelled = labelled
+
+
+def parse_question(place: str, entry: dict[str, Any]) -> Question:
+    """One entry, checked. `place` begins the line of the `InputError`."""
+    question_id = entry.get("question_id")
+    if isinstance(question_id, bool) or not isinstance(question_id, (int, str)):
+        raise InputError(f"{place}: question_id: found {ascii(question_id)[:60]}, wanted a number or string")
+    if isinstance(question_id, str):
+        text_of(question_id, place, "question_id")
+    place = f"{place} (question {question_id!r:.60})"
+    return Question(
+        question_id,
+        text_of(entry.get("img_id"), place, "img_id"),
+        text_of(entry.get("sent"), place, "sent"),
+        label_of(entry["label"], place, "label") if "label" in entry else None,
+        text_of(entry.get("answer_type", ""), place, "answer_type"),
+        text_of(entry.get("question_type", ""), place, "question_type"),
+    )
 
 
 class VqaDataset(Dataset):
@@ -86,11 +116,12 @@ class VqaDataset(Dataset):
         answers: the model's answers.
         unknown_answers: an answer outside `answers` is an "error" (VQA's way) or left out ("ignore", GQA's).
         blind: zero features and boxes, for the question-only model.
+        trim: cut T to the longest question of the batch; padding is never a key, so answers stay the same.
 
     Inputs: input_ids, attention_mask (B, T), labels (B, A) float32 where the file has labels, and either
     visual_feats (B, O, F), visual_pos (B, O, 4) or, where images repeat in the batch, (I, O, F), (I, O, 4)
-    and image_index (B,); visual_attention_mask where box counts differ. T is the longest question of the
-    batch. Extras: "question_ids", "answer_types", "question_types" (B entries each).
+    and image_index (B,); visual_attention_mask where box counts differ.
+    Extras: "question_ids", "answer_types", "question_types" (B entries each).
 
     Raises:
         InputError: a file that is not in the format, an image without regions, an answer outside the map.
@@ -105,28 +136,43 @@ class VqaDataset(Dataset):
         *,
         unknown_answers: Literal["error", "ignore"] = "error",
         blind: bool = False,
+        trim: bool = True,
     ) -> None:
-        questions = read_questions(path)
         self.store = store
         self.text = text
         self.answers = answers
+        self.trim = trim
         self.blind = blind
-        self.labelled = questions[0].label is not None
-        self.sentences = text.encode_ragged([question.sentence for question in questions])
-        self.question_ids = [question.question_id for question in questions]
-        self.answer_types = [question.answer_type for question in questions]
-        self.question_types = [question.question_type for question in questions]
-        self.images = _image_rows(path, questions, store)
-        targets, scores = [], []
-        for question in questions:
+        self.labelled = False
+        self.question_ids: list[int | str] = []
+        self.answer_types: list[str] = []
+        self.question_types: list[str] = []
+        images, targets, scores, ends = array("q"), array("q"), array("f"), array("q", [0])
+        sentences: list[Ragged] = []
+        waiting: list[str] = []
+        for question in iter_questions(path):
+            self.labelled = question.label is not None
+            self.question_ids.append(question.question_id)
+            # a file has few kinds and many questions: one string object a kind
+            self.answer_types.append(sys.intern(question.answer_type))
+            self.question_types.append(sys.intern(question.question_type))
+            images.append(image_row(store, question, path))
             label = question.label or {}
             if unknown_answers == "ignore":
                 selected = answers.select(label)
             else:
                 selected = {answers.index(name, path, question.question_id): label[name] for name in label}
-            targets.append(list(selected))
-            scores += selected.values()
-        self.targets = Ragged.from_lists(targets, np.int64)
+            targets.extend(selected)
+            scores.extend(selected.values())
+            ends.append(len(targets))
+            waiting.append(question.sentence)
+            if len(waiting) == _CHUNK:
+                sentences.append(text.encode_ragged(waiting))
+                waiting = []
+        sentences.append(text.encode_ragged(waiting))
+        self.sentences = Ragged.concatenate(sentences)
+        self.images = np.array(images, np.int64)
+        self.targets = Ragged(np.array(targets, np.int64), np.array(ends, np.int64))
         self.scores = np.array(scores, np.float32)
 
     def __len__(self) -> int:
@@ -135,7 +181,8 @@ class VqaDataset(Dataset):
 
     def __getitem__(self, key: BatchKey) -> Batch:
         rows = key.rows
-        ids, real = self.sentences.padded(rows, int(self.sentences.lengths(rows).max()), self.text.pad_id)
+        width = int(self.sentences.lengths(rows).max()) if self.trim else self.text.max_length
+        ids, real = self.sentences.padded(rows, width, self.text.pad_id)
         inputs: dict[str, Any] = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(real.astype(np.int64)),
@@ -222,12 +269,12 @@ class VqaFolder:
         return found
 
 
-def _image_rows(path: str | Path, questions: Sequence[Question], store: RegionStore) -> np.ndarray:
-    rows = {image_id: row for row, image_id in enumerate(store.image_ids)}
-    for question in questions:
-        if question.image_id not in rows:
-            stores = ", ".join(str(file) for file in store.paths)
-            raise InputError(
-                f"{path}: question {question.question_id!r}: image {question.image_id!r} is not in {stores}"
-            )
-    return np.array([rows[question.image_id] for question in questions], np.int64)
+def image_row(store: RegionStore, question: Question, path: str | Path) -> int:
+    """The row of a question's image. Raises `InputError` naming file, question, image and region files."""
+    if question.image_id not in store:
+        stores = ", ".join(str(file) for file in store.paths)
+        raise InputError(
+            f"{path}: question {question.question_id!r:.60}: "
+            f"image {question.image_id!r:.60} is not in {stores}"
+        )
+    return store.row(question.image_id)
