@@ -16,8 +16,8 @@ from lxmert_fast.errors import InputError
 def export(folder: str | Path, *, copy_images: bool = False) -> dict[str, Path]:
     """Write train.json (38,575 questions), test.json (9,673) and the map of 13 answers.
 
-    The pictures stay in the installed package, or are copied to `images/` under their ids. The package numbers
-    train and test pictures alike, so image ids are "train_<n>" and "test_<n>".
+    The pictures stay in the installed package, or are copied to `images/` under their ids. The package
+    numbers train and test pictures alike, so image ids are "train_<n>" and "test_<n>".
 
     Returns:
         image id to picture, training pictures first.
@@ -30,7 +30,10 @@ def export(folder: str | Path, *, copy_images: bool = False) -> dict[str, Path]:
     except ImportError:
         raise InputError("the package easy-vqa is not installed: pip install 'lxmert-fast[demo]'") from None
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
     answers = AnswerMap(sorted(easy_vqa.get_answers()), source="easy-vqa")
     splits = {
         "train": (easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()),
@@ -50,7 +53,7 @@ def export(folder: str | Path, *, copy_images: bool = False) -> dict[str, Path]:
             }
             for index, (sentence, answer, image) in enumerate(zip(*questions, strict=True))
         ]
-        _write(folder / f"{split}.json", entries)
+        write_entries(folder / f"{split}.json", entries)
     answers.save(folder)
     if copy_images:
         (folder / "images").mkdir(exist_ok=True)
@@ -92,5 +95,18 @@ def pretraining_entries(questions: Iterable[Question]) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-def _write(path: Path, entries: list[dict[str, Any]]) -> None:
-    path.write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def write_entries(path: str | Path, entries: list[dict[str, Any]]) -> None:
+    """Write a list of entries as JSON, in one step: `path` never holds half a file.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(entries, file, ensure_ascii=False, indent=1)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -9,6 +9,7 @@ image may have nothing hidden.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,36 +47,47 @@ def mask_words(
     return masked, np.where(chosen, ids, IGNORE)
 
 
+@dataclass(frozen=True)
+class HiddenObjects:
+    """Which objects of a batch are hidden, and how."""
+
+    chosen: np.ndarray
+    """(B, O) bool: to be predicted, whatever happens to them."""
+    blanked: np.ndarray
+    """(B, O) bool: the feature becomes zero."""
+    random: np.ndarray
+    """(B, O) bool: the feature becomes another object's."""
+    random_features: np.ndarray
+    """(n, F), one for each of `random`, in its order."""
+
+    def hide(self, features: np.ndarray) -> np.ndarray:
+        """A copy of features (B, O, F) with the chosen ones changed."""
+        hidden = features.copy()
+        hidden[self.blanked] = 0
+        hidden[self.random] = self.random_features
+        return hidden
+
+
 def mask_objects(
-    features: np.ndarray,
     counts: np.ndarray,
+    max_objects: int,
     rng: np.random.Generator,
     *,
     rate: float,
     random_features: Callable[[np.random.Generator, int], np.ndarray],
-    out: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hide objects' features; boxes are never hidden.
+) -> HiddenObjects:
+    """Choose objects to hide; their boxes are never hidden.
 
     Args:
-        features: (B, O, F).
-        counts: (B,) real boxes; padding is never chosen.
+        counts: (B,) real boxes an image; padding is never chosen. max_objects: O.
         rng: two uniform numbers an object are drawn, then what `random_features` draws.
         rate: chance that an object is chosen.
-        random_features: (rng, n) to (n, F), features of random objects; called once, if there are any.
-        out: (B, O, F) to write the result into, for instance shared memory.
-
-    Returns:
-        a copy of the features with chosen objects changed, and feat_mask (B, O) float32, 1 where chosen.
+        random_features: (rng, n) to (n, F), features of random objects; called once.
     """
-    shape = features.shape[:2]
-    chosen = (rng.random(shape) < rate) & (np.arange(shape[1]) < counts[:, None])
+    shape = (len(counts), max_objects)
+    chosen = (rng.random(shape) < rate) & (np.arange(max_objects) < counts[:, None])
     fate = rng.random(shape)
     random = chosen & (fate >= BLANKED) & (fate < REPLACED)
-    masked = np.empty_like(features) if out is None else out
-    np.copyto(masked, features)
-    masked[chosen & (fate < BLANKED)] = 0
-    number = int(random.sum())
-    if number:
-        masked[random] = random_features(rng, number)
-    return masked, chosen.astype(np.float32)
+    return HiddenObjects(
+        chosen, chosen & (fate < BLANKED), random, random_features(rng, int(np.count_nonzero(random)))
+    )

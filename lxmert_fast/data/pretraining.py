@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lxmert_fast.data.batches import Batch, BatchKey, empty_tensor
+from lxmert_fast.data.batches import Batch, BatchKey, on_arrival
 from lxmert_fast.data.examples import Examples
-from lxmert_fast.data.masking import IGNORE, mask_objects, mask_words
+from lxmert_fast.data.masking import IGNORE, HiddenObjects, mask_objects, mask_words
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
@@ -139,27 +139,22 @@ class PretrainingDataset(Dataset):
 
     def _objects(self, rows: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         regions = self.store.read(self.examples.images[rows])
-        features = empty_tensor(regions.features.shape, regions.features.dtype)
-        _, hidden = mask_objects(
-            regions.features,
+        hidden = mask_objects(
             regions.counts,
+            regions.features.shape[1],
             rng,
             rate=self.object_mask_rate,
             random_features=self._random_features,
-            out=features.numpy(),
         )
-        weight = hidden if self.label_masked_only else np.float32(1)
-        labels = {
-            "obj": (regions.object_ids, regions.object_confidences * weight),
-            "attr": (regions.attribute_ids, regions.attribute_confidences * weight),
-            "feat": (regions.features, hidden),
-        }
+        features, chosen = torch.from_numpy(regions.features), hidden.chosen.astype(np.float32)
+        weight = chosen if self.label_masked_only else np.float32(1)
         inputs: dict[str, Any] = {
-            "visual_feats": features,
+            "visual_feats": on_arrival(_hide, hidden, features),
             "visual_pos": torch.from_numpy(regions.boxes),
             "obj_labels": {
-                name: (torch.from_numpy(target), torch.from_numpy(confidence))
-                for name, (target, confidence) in labels.items()
+                "obj": _pair(regions.object_ids, regions.object_confidences * weight),
+                "attr": _pair(regions.attribute_ids, regions.attribute_confidences * weight),
+                "feat": (features, torch.from_numpy(chosen)),
             },
         }
         if regions.mask is not None:
@@ -191,3 +186,11 @@ class PretrainingDataset(Dataset):
         drawn[pairs[order]] = classes[order]
         flat = (torch.from_numpy(pairs), torch.from_numpy(classes), torch.from_numpy(scores))
         return torch.from_numpy(drawn), flat
+
+
+def _hide(hidden: HiddenObjects, features: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(hidden.hide(features.numpy()))
+
+
+def _pair(target: np.ndarray, confidence: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(target), torch.from_numpy(confidence)
