@@ -74,9 +74,7 @@ def pretraining(
 def check(
     path: Annotated[
         Path,
-        typer.Argument(
-            metavar="PATH", help="A data-set folder, or a file of questions or aggregated sentences."
-        ),
+        typer.Argument(metavar="PATH", help="A data-set folder, or a question or pre-training file."),
     ],
     regions: Annotated[
         list[Path] | None,
@@ -103,9 +101,10 @@ def check(
         if fault is not None:
             bad += 1
             typer.echo(fault)
-    typer.echo(f"{path}: {entries:,} entries, {bad:,} faults", err=bad > 0)
     if bad:
+        typer.echo(f"{path}: {bad:,} faults", err=True)
         raise typer.Exit(1)
+    typer.echo(f"{path}: {entries:,} entries, no fault")
 
 
 def _sentences(file: Path) -> Iterator[str]:

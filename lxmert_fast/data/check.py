@@ -41,7 +41,7 @@ def check_file(
 
 
 def check_folder(root: str | Path) -> Faults:
-    """Check a data-set folder (see `VqaFolder`): its question files against its images and answers, and the rest."""
+    """Check a data-set folder (see `VqaFolder`): vocabulary, answers, and the questions against its images."""
     folder = VqaFolder(Path(root))
     images, answers = None, None
     try:
@@ -75,7 +75,9 @@ class _Questions:
         self.seen.add(place, question)
         place = f"{place} (question {question.question_id!r:.60})"
         _require_image(place, question.image_id, self.images)
-        for answer in question.label or {} if self.answers is not None else {}:
+        if self.answers is None:
+            return
+        for answer in question.label or {}:
             if answer not in self.answers:
                 raise InputError(
                     f"{place}: answer {answer!r:.60} is not among the answers of {self.answers.source}"
