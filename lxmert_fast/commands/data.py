@@ -108,7 +108,7 @@ def check(
 
 
 def _sentences(file: Path) -> Iterator[str]:
-    """Every sentence of either kind of file, then its answers: questions are learnt with what they ask for."""
+    """Every sentence of either kind of file, and every answer: both are read as text in pre-training."""
     from lxmert_fast.data.examples import parse_sentences
     from lxmert_fast.data.json_list import read_entries
     from lxmert_fast.data.vqa import parse_question

@@ -41,14 +41,20 @@ def check_file(
 
 
 def check_folder(root: str | Path) -> Faults:
-    """Check a data-set folder (see `VqaFolder`): vocabulary, answers, and the questions against its images."""
+    """Check a data-set folder (see `VqaFolder`): vocabulary, answers, questions against its images."""
     folder = VqaFolder(Path(root))
     images, answers = None, None
     try:
         images = _image_ids(folder)
+    except InputError as error:
+        yield str(error)
+    try:
         if folder.vocabulary.is_file():
             TextEncoder(folder.vocabulary)
-        answers = folder.answers()
+    except InputError as error:
+        yield str(error)
+    try:
+        answers = folder.given_answers()
     except InputError as error:
         yield str(error)
     for name in ("train", "test"):
@@ -57,7 +63,7 @@ def check_folder(root: str | Path) -> Faults:
         except InputError as error:
             yield str(error)
             continue
-        # Answers outside the map are allowed in a test file: they can only be answered wrongly.
+        # A test file may hold answers outside the map: they can only be answered wrongly.
         yield from check_file(path, images=images, answers=answers if name == "train" else None)
     valid = folder.path / "valid.json"
     if valid.is_file() and valid != folder.test:

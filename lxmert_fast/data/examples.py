@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lxmert_fast.data.json_list import label_of, read_entries, text_of
+from lxmert_fast.data.json_list import label_of, read_entries, shown, text_of
 from lxmert_fast.data.ragged import Ragged
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
@@ -171,7 +171,7 @@ def parse_sentences(place: str, entry: dict[str, Any]) -> ImageSentences:
     for key in ("sentf", "labelf"):
         value = entry.get(key)
         if not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
-            raise InputError(f"{place}: {key}: found {ascii(value)[:60]}, wanted {{category: [...]}}")
+            raise InputError(f"{place}: {key}: found {shown(value)}, wanted {{category: [...]}}")
     sentf, labelf = entry["sentf"], entry["labelf"]
     for name, texts in sentf.items():
         text_of(name, place, "sentf")

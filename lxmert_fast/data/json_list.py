@@ -64,23 +64,23 @@ def read_entries(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def text_of(value: Any, place: str, key: str) -> str:
     """A string that UTF-8 can hold; anything else is an `InputError` that names the key."""
     if not isinstance(value, str):
-        raise InputError(f"{place}: {key}: found {_shown(value)}, wanted a string")
+        raise InputError(f"{place}: {key}: found {shown(value)}, wanted a string")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InputError(f"{place}: {key}: found half of a surrogate pair in {_shown(value)}") from None
+            raise InputError(f"{place}: {key}: found half of a surrogate pair in {shown(value)}") from None
     return value
 
 
 def label_of(value: Any, place: str, key: str) -> dict[str, float]:
     """A label {answer: score}, scores in [0, 1]; anything else is an `InputError`."""
     if not isinstance(value, dict):
-        raise InputError(f"{place}: {key}: found {_shown(value)}, wanted {{answer: score}}")
+        raise InputError(f"{place}: {key}: found {shown(value)}, wanted {{answer: score}}")
     for answer, score in value.items():
         text_of(answer, place, key)
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
-            raise InputError(f"{place}: {key}: answer {answer!r} has score {_shown(score)}, wanted 0 to 1")
+            raise InputError(f"{place}: {key}: answer {answer!r} has score {shown(score)}, wanted 0 to 1")
     return value
 
 
@@ -145,7 +145,7 @@ def _opened(path: str | Path) -> Iterator[TextIO]:
         raise InputError(f"{path}: byte {error.object[error.start]:#04x} is not UTF-8, wanted JSON") from None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return "nothing" if value is None else f"{ascii(value)[:60]}"
 
 

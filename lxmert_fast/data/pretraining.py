@@ -123,9 +123,8 @@ class PretrainingDataset(Dataset):
     def _words(self, rows: np.ndarray, rng: np.random.Generator) -> Sequence[torch.Tensor]:
         sentences = self.examples.sentences
         lengths = sentences.lengths(rows)
-        width = int(lengths.max()) if self.trim else self.text.max_length
-        ids, real = sentences.padded(rows, width, self.text.pad_id)
-        position = np.arange(ids.shape[1])
+        ids, real = sentences.padded(rows, self.text.max_length, self.text.pad_id)
+        position = np.arange(self.text.max_length)
         inner = (position > 0) & (position < lengths[:, None] - 1)
         masked, labels = mask_words(
             ids,
@@ -135,7 +134,10 @@ class PretrainingDataset(Dataset):
             mask_id=self.text.mask_id,
             vocab_size=self.text.vocab_size,
         )
-        return [torch.from_numpy(x) for x in (masked, real.astype(np.int64), labels)]
+        # cut after the draws, so that they are the same with and without
+        width = int(lengths.max()) if self.trim else self.text.max_length
+        parts = (masked, real.astype(np.int64), labels)
+        return [torch.from_numpy(np.ascontiguousarray(part[:, :width])) for part in parts]
 
     def _objects(self, rows: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         regions = self.store.read(self.examples.images[rows])

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, BatchKey
-from lxmert_fast.data.json_list import label_of, read_entries, text_of
+from lxmert_fast.data.json_list import label_of, read_entries, shown, text_of
 from lxmert_fast.data.ragged import Ragged
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
@@ -92,7 +92,7 @@ def parse_question(place: str, entry: dict[str, Any]) -> Question:
     """One entry, checked. `place` begins the line of the `InputError`."""
     question_id = entry.get("question_id")
     if isinstance(question_id, bool) or not isinstance(question_id, (int, str)):
-        raise InputError(f"{place}: question_id: found {ascii(question_id)[:60]}, wanted a number or string")
+        raise InputError(f"{place}: question_id: found {shown(question_id)}, wanted a number or string")
     if isinstance(question_id, str):
         text_of(question_id, place, "question_id")
     place = f"{place} (question {question_id!r:.60})"
@@ -253,11 +253,16 @@ class VqaFolder:
 
     def answers(self) -> AnswerMap:
         """The answers, from the folder's lists or else from the labels of the training questions."""
-        files = [self._any(f"{name}.json", f"trainval_{name}.json") for name in ("ans2label", "label2ans")]
-        if any(files):
-            return AnswerMap.from_files(*files)
-        labels = (question.label or {} for question in read_questions(self.train))
+        given = self.given_answers()
+        if given is not None:
+            return given
+        labels = (question.label or {} for question in iter_questions(self.train))
         return AnswerMap.from_labels(labels, source=self.train)
+
+    def given_answers(self) -> AnswerMap | None:
+        """The answers of the folder's lists, where it has them."""
+        files = [self._any(f"{name}.json", f"trainval_{name}.json") for name in ("ans2label", "label2ans")]
+        return AnswerMap.from_files(*files) if any(files) else None
 
     def _any(self, *names: str) -> Path | None:
         return next((self.path / name for name in names if (self.path / name).is_file()), None)
