@@ -60,12 +60,13 @@ def attend(
         want_probabilities: also return what the values were weighted with, after dropout, as the
             reference does.
         implementation: "eager" spells the formula out; "sdpa" hands it to PyTorch's fused operator
-            where that is exact (no probabilities asked for) and faster (no dropout).
+            where that is exact (no probabilities, no gradients: its backward is wrong for fully masked
+            rows, whose log-sum-exp swallows the number of keys) and faster (no dropout).
 
     Returns:
         context (B, heads, T, D) and probabilities (B, heads, T, U) or None.
     """
-    if implementation == "sdpa" and not want_probabilities and dropout_p == 0.0:
+    if implementation == "sdpa" and not (want_probabilities or dropout_p > 0.0 or torch.is_grad_enabled()):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask), None
     scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
     # fp16: finfo.min plus a score below -16 would overflow to -inf and a fully masked row to NaN
