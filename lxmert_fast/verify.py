@@ -97,9 +97,9 @@ def verify(
     for name, tensor in ours.state_dict().items():
         note("weights", name, tensor, theirs[name])
     for batch, inputs in batches(ours):
-        found, wanted = outputs(ours, inputs), outputs(reference, inputs)
-        for (output, layer), tensor in wanted.items():
-            note(output, f"{batch}{layer}", found[output, layer], tensor)
+        here = outputs(ours, inputs)
+        for (output, layer), tensor in outputs(reference, inputs).items():
+            note(output.replace("_", " "), f"{batch}{layer}", here[output, layer], tensor)
         found, wanted = gradients(ours, inputs), gradients(reference, inputs)
         floor = SMALL_GRADIENT * max(tensor.abs().max().item() for tensor in wanted.values())
         for output, tensor in wanted.items():

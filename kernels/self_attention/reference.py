@@ -66,13 +66,20 @@ def attend(
     Returns:
         context (B, heads, T, D) and probabilities (B, heads, T, U) or None.
     """
-    if implementation == "sdpa" and not (want_probabilities or dropout_p > 0.0 or torch.is_grad_enabled()):
+    fused = implementation == "sdpa" and not (
+        want_probabilities or dropout_p > 0.0 or torch.is_grad_enabled()
+    )
+    # fp16's smallest value does not swallow the fp32 scores of a fully masked row: there the formula
+    if fused and (mask is None or query.dtype is not torch.float16):
+        if mask is not None and mask.dtype is not query.dtype:
+            # under autocast the mask is fp32, whose smallest value would be -inf in bf16
+            mask = mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask), None
     scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
-    # fp16: finfo.min plus a score below -16 would overflow to -inf and a fully masked row to NaN
+    # fp16: finfo.min plus a score below -16 would overflow to -inf
     scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
     if mask is not None:
-        scores = scores + mask
+        scores = scores + (mask.float() * 1e30 if mask.dtype is torch.float16 else mask)
     probabilities = torch.softmax(scores, dim=-1).to(query.dtype)
     if dropout_p > 0.0:
         probabilities = F.dropout(probabilities, dropout_p)

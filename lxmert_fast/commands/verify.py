@@ -42,7 +42,7 @@ def verify(
         verdict = "ok" if row.within else "OUT OF TOLERANCE"
         table.add_row(
             row.output,
-            row.where,
+            row.where if row.absolute else "",
             f"{row.absolute:.1e}",
             f"{row.relative:.1e}",
             f"{TOLERANCE:.0e}",
