@@ -72,6 +72,7 @@ def make_batch(config: LxmertConfig, *, pairs: int = B, tokens: int = T, objects
         "input_ids": torch.randint(config.vocab_size, (pairs, tokens), generator=generator),
         "visual_feats": torch.rand(pairs, objects, config.visual_feat_dim, generator=generator) * 3,
         "visual_pos": torch.rand(pairs, objects, 4, generator=generator),
+        "token_type_ids": torch.randint(2, (pairs, tokens), generator=generator),
     }
 
 
@@ -128,6 +129,19 @@ MASKS: dict[str, dict[str, Tensor]] = {
         "visual_attention_mask": _objects(),
     },
 }
+
+
+def double(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with its floating-point tensors, nested ones too, in fp64."""
+
+    def cast(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.double() if value.is_floating_point() else value
+        if isinstance(value, dict):
+            return double(value)
+        return tuple(map(cast, value)) if isinstance(value, tuple) else value
+
+    return {name: cast(value) for name, value in batch.items()}
 
 
 @contextmanager
