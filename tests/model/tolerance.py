@@ -28,7 +28,7 @@ def assert_close(
     assert wanted.isfinite().all(), f"{what}: the reference is not finite"
     if wanted.numel() == 0:
         return
-    found, wanted = found.detach().double(), wanted.detach().double()
+    found, wanted = found.detach(), wanted.detach()
     scale = max(wanted.abs().max().item(), floor)
     worst = (found - wanted).abs().max().item()
     assert worst <= tolerance * scale, f"{what}: {worst:.2e} apart, largest value {scale:.2e}"
