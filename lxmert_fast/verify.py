@@ -6,6 +6,7 @@ library's loading shows as well as one in its arithmetic.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def verify(
         for (output, layer), tensor in outputs(reference, inputs).items():
             note(output.replace("_", " "), f"{batch}{layer}", here[output, layer], tensor)
         found, wanted = gradients(ours, inputs), gradients(reference, inputs)
-        floor = SMALL_GRADIENT * max(tensor.abs().max().item() for tensor in wanted.values())
+        floor = SMALL_GRADIENT * max(map(_largest, wanted.values()))
         for output, tensor in wanted.items():
             note(f"gradient: {output}", batch, found[output], tensor, floor)
         progress(1)
@@ -111,14 +112,21 @@ def verify(
 def difference(found: Tensor, wanted: Tensor, floor: float = 0.0) -> tuple[float, float]:
     """Largest absolute difference, and the same over the largest value of `wanted` or `floor`.
 
-    Infinite where either holds something that is not a finite number.
+    Infinite where either holds anything that is not a finite number.
     """
-    if found.shape != wanted.shape or not (found.isfinite().all() and wanted.isfinite().all()):
-        return float("inf"), float("inf")
-    if wanted.numel() == 0:
-        return 0.0, 0.0
-    absolute = (found - wanted).abs().max().item()
-    return absolute, absolute / max(wanted.abs().max().item(), floor, torch.finfo(torch.float32).tiny)
+    if found.shape != wanted.shape:
+        return math.inf, math.inf
+    absolute, scale = _largest(found - wanted), _largest(wanted)
+    if not math.isfinite(absolute) or not math.isfinite(scale):
+        return math.inf, math.inf
+    return absolute, absolute / max(scale, floor, torch.finfo(torch.float32).tiny)
+
+
+def _largest(x: Tensor) -> float:
+    if x.numel() == 0:
+        return 0.0
+    low, high = x.aminmax()  # several times faster than abs().max(), and passes NaN on
+    return max(-low.item(), high.item())
 
 
 class ImagePairsReference(nn.Module):

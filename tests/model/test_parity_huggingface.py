@@ -233,6 +233,7 @@ def test_half_precision_attends_uniformly_where_everything_is_masked(
         assert_close(flat(found)[name].float(), value, tolerance=8 * torch.finfo(dtype).eps, what=name)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_activation_checkpointing_gives_the_same_gradients(dropout: float):
     config = make_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
