@@ -201,6 +201,7 @@ def test_row_19_sdpa(kind: Any):
         getattr(huggingface, kind.__name__)._from_config(make_config(), attn_implementation="sdpa")
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 def test_row_19_activation_checkpointing():
     model, theirs = both(LxmertForPreTraining)
     model.gradient_checkpointing_enable()
