@@ -255,6 +255,34 @@ class LxmertXLayer(GradientCheckpointingLayer):
         objects = self.visn_output(self.visn_inter(objects), objects)
         return text, objects, text_to_objects, objects_to_text
 
+    def read_first(
+        self, text: Tensor, text_mask: Tensor | None, objects: Tensor, object_mask: Tensor | None
+    ) -> Tensor:
+        """The layer as far as the pooler reads it: text position 0, (B, 1, H).
+
+        That row needs every text row after cross attention (its keys), but no object row beyond the input
+        and no other text row further on. What is skipped gets no gradient, as in the reference.
+        """
+        cross, own = self.visual_attention, self.lang_self_att
+        context, _ = self_attention(
+            cross.att.query(text),
+            cross.att.key(objects),
+            cross.att.value(objects),
+            object_mask,
+            **cross.att.settings(False),
+        )
+        text = cross.output(context, text)
+        first = text[:, :1]
+        context, _ = self_attention(
+            own.self.query(first),
+            own.self.key(text),
+            own.self.value(text),
+            text_mask,
+            **own.self.settings(False),
+        )
+        first = own.output(context, first)
+        return self.lang_output(self.lang_inter(first), first)
+
 
 @dataclass
 class Trace:
@@ -295,8 +323,12 @@ class LxmertEncoder(nn.Module):
         image_index: Tensor | None = None,
         want_states: bool = False,
         want_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor, Trace]:
-        """Text embeddings (S, T, H) and regions (I, O, F), (I, O, 4) to (B, T, H) and (B, O, H)."""
+        pooled_only: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Trace]:
+        """Text embeddings (S, T, H) and regions (I, O, F), (I, O, 4) to (B, T, H) and (B, O, H).
+
+        With `pooled_only` the last cross layer gives what the pooler reads: (B, 1, H) and None.
+        """
         trace = Trace()
         objects = self.visn_fc(visual_feats, visual_pos)
 
@@ -316,7 +348,8 @@ class LxmertEncoder(nn.Module):
         text, objects = per_pair(text, text_index), per_pair(objects, image_index)
         text_mask = None if text_mask is None else per_pair(text_mask, text_index)
         object_mask = None if object_mask is None else per_pair(object_mask, image_index)
-        for layer in self.x_layers:
+        whole_layers = self.x_layers[:-1] if pooled_only else self.x_layers
+        for layer in whole_layers:
             text, objects, text_to_objects, objects_to_text = layer(
                 text, text_mask, objects, object_mask, want_attentions
             )
@@ -326,6 +359,8 @@ class LxmertEncoder(nn.Module):
             if want_attentions:
                 trace.text_to_objects.append(text_to_objects)
                 trace.objects_to_text.append(objects_to_text)
+        if pooled_only and len(self.x_layers):
+            return self.x_layers[-1].read_first(text, text_mask, objects, object_mask), None, trace
         return text, objects, trace
 
 
@@ -393,6 +428,7 @@ class LxmertModel(LxmertPreTrainedModel):
         return_dict: bool | None = None,
         image_index: Tensor | None = None,
         text_index: Tensor | None = None,
+        pooled_only: bool = False,
     ) -> LxmertModelOutput | tuple:
         """Encode B pairs of a text and an image's regions.
 
@@ -407,6 +443,10 @@ class LxmertModel(LxmertPreTrainedModel):
             text_index: (B,) int64, the text of each pair; None when pair b reads text b.
             output_attentions, output_hidden_states, return_dict: as in transformers, from the config
                 when None.
+            pooled_only: the caller reads `pooled_output` and nothing else, as classification heads do. The
+                last cross layer is then computed for text position 0 alone: `language_output` is (B, 1, H),
+                `vision_output` None, and the parameters that are skipped get no gradient (the reference
+                leaves the same ones without). Asking for hidden states or attentions turns it off.
 
         Returns:
             `LxmertModelOutput`, always one row per pair, or Hugging Face's tuple.
@@ -447,6 +487,7 @@ class LxmertModel(LxmertPreTrainedModel):
             image_index,
             want_states,
             want_attentions,
+            pooled_only and not (want_states or want_attentions),
         )
         pooled = self.pooler(text)
 

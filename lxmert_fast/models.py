@@ -235,6 +235,7 @@ class LxmertForQuestionAnswering(_AnswersQuestions, LxmertPreTrainedModel):
             True,
             image_index,
             text_index,
+            pooled_only=True,
         )
         scores = self.answer_head(encoded.pooled_output)
         loss = None if labels is None else answer_loss(scores, labels)
@@ -320,6 +321,7 @@ class LxmertForImagePairs(LxmertPreTrainedModel):
             return_dict=True,
             image_index=image_index,
             text_index=text_index.repeat_interleave(2),
+            pooled_only=True,
         )
         logits = self.answer_head(encoded.pooled_output.view(-1, 2 * self.config.hidden_size))
         loss = None if labels is None else labelled_cross_entropy(logits, labels)

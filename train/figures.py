@@ -27,10 +27,9 @@ def plot_losses(runs: dict[str, Path], out: Path) -> None:
     for axis, (title, folder) in zip(axes[0], runs.items(), strict=True):
         lines = [entry for entry in read_metrics(folder / METRICS_FILE) if entry["split"] == "train"]
         steps = [entry["step"] for entry in lines]
-        for name in lines[0]["losses"] if lines else ():
-            if name != "total" or len(lines[0]["losses"]) == 2:
-                label = "loss" if name == "total" else name
-                axis.plot(steps, [entry["losses"].get(name, np.nan) for entry in lines], label=label)
+        tasks = [name for name in lines[0]["losses"] if name != "total"] or ["total"]
+        for name in tasks:
+            axis.plot(steps, [entry["losses"].get(name, np.nan) for entry in lines], label=name)
         axis.set(title=title, xlabel="update", ylabel="loss", yscale="log")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
