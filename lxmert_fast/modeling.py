@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -360,7 +360,8 @@ class LxmertEncoder(nn.Module):
                 trace.text_to_objects.append(text_to_objects)
                 trace.objects_to_text.append(objects_to_text)
         if pooled_only and len(self.x_layers):
-            return self.x_layers[-1].read_first(text, text_mask, objects, object_mask), None, trace
+            last = cast(LxmertXLayer, self.x_layers[-1])
+            return last.read_first(text, text_mask, objects, object_mask), None, trace
         return text, objects, trace
 
 
