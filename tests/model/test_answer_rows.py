@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +42,25 @@ def test_rows_go_by_normalised_name():
         mine, theirs = (m.answer_head.logit_fc.get_parameter(part) for m in (target, source))
         assert torch.equal(mine, theirs)
     assert_equal_weights(target.lxmert, source.lxmert)
+
+
+@pytest.mark.parametrize(
+    ("task", "copied", "some_zeroed"), [("vqa", 3124, ("", "visilab", "1 world")), ("gqa", 1736, ("snakes",))]
+)
+def test_hits_of_the_originals_tables(
+    task: str, copied: int, some_zeroed: tuple[str, ...], shared_data: Path
+):
+    folder = shared_data / "lxmert"
+    table = [row["ans"] for row in json.loads((folder / "lxmert_all_ans.json").read_text())]
+    labels = json.loads((folder / f"{task}_trainval_label2ans.json").read_text())
+    source = scatter(LxmertForPreTraining(make_config(num_qa_labels=len(table))))
+    target: Any = LxmertForQuestionAnswering(make_config(num_qa_labels=len(labels)))
+    done = load_answer_rows(target, source.state_dict(), table, labels)
+    assert done.copied == copied
+    assert set(some_zeroed) <= set(done.zeroed)
+    rows = [labels.index("yes"), labels.index("no")]
+    wanted = source.state_dict()["answer_head.logit_fc.3.weight"][[table.index("yes"), table.index("no")]]
+    assert torch.equal(target.answer_head.logit_fc[3].weight[rows], wanted)
 
 
 def test_original_names_do_too():
