@@ -133,7 +133,7 @@ def infer_config(state: Mapping[str, Tensor], num_attention_heads: int | None = 
     if num_attention_heads is None and hidden % 64 != 0:
         raise InputError(
             f"hidden size {hidden} is no multiple of 64, the original's width of a head, and a file does not "
-            "record the number of heads: give it"
+            "record the number of heads: give it (num_attention_heads, on the command line --heads)"
         )
     return LxmertConfig(
         **sizes,

@@ -126,7 +126,7 @@ def _largest(x: Tensor) -> float:
     if x.numel() == 0:
         return 0.0
     low, high = x.aminmax()  # several times faster than abs().max(), and passes NaN on
-    return max(-low.item(), high.item())
+    return abs(max(-low.item(), high.item()))
 
 
 class ImagePairsReference(nn.Module):

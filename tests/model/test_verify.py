@@ -70,6 +70,7 @@ def test_table_of_a_faithful_checkpoint(tmp_path: Path):
     for word in ("weights", "loss", "absolute", "relative", "verdict", "ok"):
         assert word in result.output
     assert "OUT OF TOLERANCE" not in result.output
+    assert "-0.0" not in result.output
 
 
 def poison(name: str, value: float) -> Callable[[Any], None]:
