@@ -24,14 +24,16 @@ from .new_model import config_for, seeded
 from .settings import FinetuneSettings, VqaData
 
 
-def finetune(settings: FinetuneSettings) -> dict[str, Any]:
+def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
     """Run fine-tuning to the end, or on from its newest checkpoint; returns `fit`'s summary.
+
+    `options` are `fit`'s.
 
     Raises:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    return fit(AnswerTask(settings), settings.optimisation, settings.run)
+    return fit(AnswerTask(settings), settings.optimisation, settings.run, **options)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class VqaFiles:
             answers = AnswerMap.from_labels(labels, source=train)
         return cls(
             train,
-            data.valid or (folder.test if folder else None),
+            data.valid or (folder.valid if folder else None),
             list(data.regions) or ([folder.regions] if folder else []),
             data.vocabulary or (folder.vocabulary if folder else Path()),
             answers,

@@ -64,11 +64,16 @@ class Task(ABC):
         """Write the model and whatever is needed to use it again."""
 
 
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
 def fit(
     task: Task,
     optimisation: OptimisationSettings,
     run: RunSettings,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Train `task` to the end, from its newest checkpoint where the output folder holds one.
 

@@ -104,7 +104,7 @@ class VqaData(Section):
     """Files of question answering: a data-set folder, or each file by name."""
 
     folder: Path | None = None
-    """Holds train.json, test.json or valid.json, regions.h5, vocab.txt and the answer map."""
+    """Holds train.json, perhaps valid.json, regions.h5, vocab.txt and the answer map."""
     train: Path | None = None
     valid: Path | None = None
     regions: list[Path] = []

@@ -115,7 +115,7 @@ class VqaDataset(Dataset):
         text: the model's vocabulary.
         answers: the model's answers.
         unknown_answers: an answer outside `answers` is an "error" (VQA's way) or left out ("ignore", GQA's).
-        blind: zero features and boxes, for the question-only model.
+        blind: zeros for regions, for the question-only model.
         trim: cut T to the longest question of the batch; padding is never a key, so answers stay the same.
 
     Inputs: input_ids, attention_mask (B, T), labels (B, A) float32 where the file has labels, and either
@@ -187,16 +187,7 @@ class VqaDataset(Dataset):
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(real.astype(np.int64)),
         }
-        images, which = np.unique(self.images[rows], return_inverse=True)
-        shared = len(images) < len(rows)
-        regions = self.store.read(images if shared else self.images[rows])
-        features, boxes = torch.from_numpy(regions.features), torch.from_numpy(regions.boxes)
-        inputs["visual_feats"] = torch.zeros_like(features) if self.blind else features
-        inputs["visual_pos"] = torch.zeros_like(boxes) if self.blind else boxes
-        if shared:
-            inputs["image_index"] = torch.from_numpy(which.astype(np.int64))
-        if regions.mask is not None:
-            inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
+        inputs |= self._darkness(len(rows)) if self.blind else self._regions(self.images[rows])
         if self.labelled:
             places, offsets = self.targets.positions(rows)
             labels = np.zeros((len(rows), len(self.answers)), np.float32)
@@ -210,6 +201,28 @@ class VqaDataset(Dataset):
             "question_types": [self.question_types[row] for row in rows],
         }
         return Batch(inputs, [str(question_id) for question_id in question_ids], extras)
+
+    def _regions(self, images: np.ndarray) -> dict[str, torch.Tensor]:
+        distinct, which = np.unique(images, return_inverse=True)
+        shared = len(distinct) < len(images)
+        regions = self.store.read(distinct if shared else images)
+        inputs = {
+            "visual_feats": torch.from_numpy(regions.features),
+            "visual_pos": torch.from_numpy(regions.boxes),
+        }
+        if shared:
+            inputs["image_index"] = torch.from_numpy(which.astype(np.int64))
+        if regions.mask is not None:
+            inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
+        return inputs
+
+    def _darkness(self, pairs: int) -> dict[str, torch.Tensor]:
+        """One region of zeros for all pairs: attention to many equal regions is attention to one."""
+        return {
+            "visual_feats": torch.zeros(1, 1, self.store.feature_size),
+            "visual_pos": torch.zeros(1, 1, 4),
+            "image_index": torch.zeros(pairs, dtype=torch.int64),
+        }
 
 
 @dataclass(frozen=True)
@@ -235,6 +248,11 @@ class VqaFolder:
     def test(self) -> Path:
         """Questions to score on."""
         return self._first("test.json", "valid.json")
+
+    @cached_property
+    def valid(self) -> Path | None:
+        """Questions to choose the best epoch by, where there are some; never those of the test."""
+        return self._any("valid.json") if self._any("test.json") else None
 
     @property
     def images(self) -> Path:

@@ -53,6 +53,7 @@ def test_summary_has_every_figure(output):
     assert all(set(value) == {"first", "last"} for value in summary["losses"].values())
     assert set(summary["seconds"]) == {
         "regions", "pre-training", "fine-tuning", "without pre-training", "question only", "test", "pictures",
+        "three fine-tunings, two at a time",
     }  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_validation_counts_answers_on_matched_pairs_only(pretrained):
 def test_fine_tuning_goes_on_from_pre_training(daquar, pretrained):
     settings = {
         "model": {"start_from": pretrained / "best"},
-        "data": {"folder": daquar},
+        "data": {"folder": daquar, "valid": daquar / "test.json"},
         "optimisation": {"epochs": 3, "batch_size": 32, "lr": 1e-3, "warmup": 0.1, "clip": 5.0},
         "run": {"output": daquar / "finetuned", "workers": 0, "device": "cpu"},
     }
