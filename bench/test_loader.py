@@ -60,7 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegionStore]:
                 width=640,
                 height=480,
                 features=features[row % 64],
-                boxes=corners * np.float32([640, 480, 640, 480]),
+                boxes=corners * np.array([640, 480, 640, 480], np.float32),
                 object_ids=rng.integers(1600, size=OBJECTS),
                 object_confidences=rng.random(OBJECTS, np.float32),
                 attribute_ids=rng.integers(400, size=OBJECTS),
@@ -148,6 +148,7 @@ def test_examples_a_second(
 
     benchmark.pedantic(consume, setup=batches, rounds=3)
     tally.check()
+    assert benchmark.stats is not None
     rate = MEASURED * BATCH / benchmark.stats.stats.min
     benchmark.extra_info["examples_a_second"] = round(rate)
     benchmark.extra_info["workers"] = 2
@@ -189,13 +190,14 @@ def test_masking_words(benchmark: BenchmarkFixture, text: TextEncoder, examples:
     assert (labels >= 0).sum() / inner.sum() == pytest.approx(0.15, abs=0.02)
 
     vocabulary = {word: number for number, word in enumerate([*SPECIAL_TOKENS, *WORDS])}
-    sentences = [examples.sentences[row][1:-1].tolist() for row in rows]
+    sentences = [examples.sentences[int(row)][1:-1].tolist() for row in rows]
     random.seed(0)
     began = time.perf_counter()
     _, naive = mask_words_word_by_word(sentences, 0.15, text.mask_id, vocabulary)
     seconds = time.perf_counter() - began
     assert sum(label >= 0 for row in naive for label in row) / inner.sum() == pytest.approx(0.15, abs=0.02)
 
+    assert benchmark.stats is not None
     ratio = seconds / benchmark.stats.stats.min
     benchmark.extra_info["word_by_word_seconds"] = seconds
     benchmark.extra_info["times_faster_than_word_by_word"] = round(ratio)

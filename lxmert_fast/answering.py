@@ -72,7 +72,8 @@ class Answerer:
         """Open a model folder as `lxmert-fast finetune` writes it, and a region store."""
         model, text, answers = open_model_folder(Path(folder))
         store = regions if isinstance(regions, RegionStore) else RegionStore(regions)
-        return cls(model.to(device), text, answers, store)
+        model.to(torch.device(device))  # type: ignore[arg-type]
+        return cls(model, text, answers, store)
 
     def __call__(self, question: str, image: str, top: int = 1) -> list[Answer]:
         """The `top` best answers, best first.

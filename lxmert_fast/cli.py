@@ -82,7 +82,7 @@ def predict(
     """Answer questions, labelled or not, and write [{"answer", "question_id"}, ...]."""
     from .train.evaluate import predict_files
 
-    count = predict_files(model, questions, regions, out, batch_size=batch_size, device=device)
+    count = predict_files(model, questions, out, regions, batch_size=batch_size, device=device)
     typer.echo(f"{count} answers written to {out}")
 
 

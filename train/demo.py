@@ -111,20 +111,21 @@ def run_demo(output: Path, data: Path | None = None) -> dict[str, Any]:
         if looks:
             plot_attention(looks, output / "attention.png")
 
+    losses = {
+        name: {"first": pretrained["first_losses"][name], "last": pretrained["last_losses"][name]}
+        for name in pretrained["first_losses"]
+    }
     summary = {
         "test_accuracy": columns["lxmert"].overall,
         "accuracy_without_pretraining": columns["no pre-training"].overall,
         "question_only_accuracy": columns["question only"].overall,
         "majority_accuracy": columns["majority answer"].overall,
-        "losses": {
-            name: {"first": pretrained["first_losses"][name], "last": pretrained["last_losses"][name]}
-            for name in pretrained["first_losses"]
-        },
+        "losses": losses,
         "seconds": seconds,
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     console.print(_accuracy_table(columns))
-    console.print(_loss_table(summary["losses"]))
+    console.print(_loss_table(losses))
     console.print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     written = ", ".join(sorted(path.name for path in output.glob("*.*") if path.is_file()))
     console.print(f"written under {output}: {written}")

@@ -158,7 +158,7 @@ def _answer_files(
     with RegionStore(*regions) as store:
         # a label outside the map can only be answered wrongly: it scores 0, as on the server
         dataset = VqaDataset(questions, store, text, answers, unknown_answers="ignore", blind=blind)
-        model.to(pick_device(device))
+        model.to(pick_device(device))  # type: ignore[arg-type]
         with progress(f"{questions.name}", len(dataset), "questions") as advance:
             return answer_questions(model, dataset, batch_size=batch_size, advance=advance)
 

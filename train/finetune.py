@@ -90,7 +90,7 @@ class AnswerTask(Task):
                 blind=data.blind,
             )
 
-        self.train = dataset(files.train)
+        self.train: VqaDataset = dataset(files.train)
         if not self.train.labelled:
             raise InputError(f"{files.train}: its questions have no labels, nothing can be learnt from them")
         self.valid = dataset(files.valid) if files.valid else None

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from lxmert_fast.commands.progress import progress
@@ -36,8 +35,8 @@ class Task(ABC):
     title: str
     """Two words for the progress bar."""
     model: PreTrainedModel
-    train: Dataset
-    """Map-style; an item is a whole `Batch`, see `lxmert_fast.data.batches`."""
+    train: Any
+    """A map-style data set whose items are whole `Batch`es, see `lxmert_fast.data.batches`."""
 
     @abstractmethod
     def num_examples(self) -> int:
@@ -237,8 +236,9 @@ class _Window:
 
     def add(self, loss: Tensor, losses: dict[str, Tensor], pairs: int) -> None:
         self.last_loss = float(loss.detach())
-        for name, value in {"total": self.last_loss, **losses}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        values = {"total": self.last_loss} | {name: value.item() for name, value in losses.items()}
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
         self._batches += 1
         self._pairs += pairs
 

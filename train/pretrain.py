@@ -49,7 +49,7 @@ class PretrainTask(Task):
         self.store = RegionStore(*data.regions)
         self.answers = _answers(data)
         examples = read_examples(data.train, self.store, self.text, self.answers)
-        self.train = self._dataset(examples, seed, examples)
+        self.train: PretrainingDataset = self._dataset(examples, seed, examples)
         self.valid: PretrainingDataset | None = None
         if data.valid:
             self.valid = self._dataset(

@@ -65,7 +65,8 @@ def progress(
         task = bar.add_task(description, total=total, completed=done, note="")
 
         def advance(amount: int, note: str | None = None) -> None:
-            fields = {} if note is None else {"note": note}
-            bar.update(task, advance=amount, **fields)
+            if note is not None:
+                bar.update(task, note=note)
+            bar.update(task, advance=amount)
 
         yield advance

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,18 @@ def test_a_second_run_trains_nothing_again(output, data):
     after = run_demo(output, data)
     for key in ("test_accuracy", "accuracy_without_pretraining", "losses"):
         assert after[key] == before[key]
+
+
+def test_the_commands_evaluate_and_predict(output, data, tmp_path):
+    command = Path(sys.executable).with_name("lxmert-fast")
+    files = [output / "finetuned/best", data / "test.json"]
+    regions = ["--regions", data / "regions.h5", "--device", "cpu"]
+    said = {"capture_output": True, "text": True, "check": True}
+    scored = subprocess.run([command, "evaluate", *files, *regions], **said)
+    accuracy = json.loads((output / "summary.json").read_text())["test_accuracy"]
+    assert f"{100 * accuracy:.2f}" in scored.stdout
+    subprocess.run([command, "predict", *files, tmp_path / "a.json", *regions], **said)
+    assert (tmp_path / "a.json").read_bytes() == (output / "predictions.json").read_bytes()
 
 
 def test_unlabelled_questions_are_answered_but_not_scored(output, data, tmp_path):
