@@ -27,14 +27,16 @@ def candidates(path: str | Path) -> list[Path]:
 
 
 def find_file(path: str | Path) -> Path:
-    """The file a user means: `path`, `path.pth` or `path_LXRT.pth`, the first that exists.
+    """The file a user means: `path` itself, or else `path.pth` or `path_LXRT.pth`.
 
     Raises:
-        InputError: none of them is a file.
+        InputError: none of them is a file, or both of the last two are.
     """
-    for file in candidates(path):
-        if file.is_file():
-            return file
+    whole, *longer = [file for file in candidates(path) if file.is_file()] or [None]
+    if longer and whole != Path(path):
+        raise InputError(f"{path}: both {whole} and {longer[0]} are there, name one of them")
+    if whole is not None:
+        return whole
     if Path(path).is_dir():
         raise InputError(f"{path}: a folder, wanted a .pth file of the original implementation")
     raise InputError(f"{path}: no such file, nor with {' or '.join(SUFFIXES[1:])} after it")

@@ -80,6 +80,13 @@ def test_row_zero_stays_as_the_file_has_it(tmp_path: Path):
     assert all(getattr(embeddings, table).weight[0].abs().min() > 0 for table in tables)
 
 
+def test_two_files_of_one_name_are_an_error(tmp_path: Path):
+    for name in ("file.pth", "file_LXRT.pth"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"both .*file\.pth and .*file_LXRT\.pth are there"):
+        from_airsplay(tmp_path / "file")
+
+
 @pytest.mark.parametrize("given", ["file.pth", "file", "file_LXRT.pth"])
 @pytest.mark.parametrize("suffix", [".pth", "_LXRT.pth"])
 def test_the_suffix_may_be_left_out(given: str, suffix: str, tmp_path: Path):
