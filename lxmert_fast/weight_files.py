@@ -32,11 +32,11 @@ def find_file(path: str | Path) -> Path:
     Raises:
         InputError: none of them is a file, or both of the last two are.
     """
-    whole, *longer = [file for file in candidates(path) if file.is_file()] or [None]
-    if longer and whole != Path(path):
-        raise InputError(f"{path}: both {whole} and {longer[0]} are there, name one of them")
-    if whole is not None:
-        return whole
+    found = [file for file in candidates(path) if file.is_file()]
+    if len(found) > 1 and found[0] != Path(path):
+        raise InputError(f"{path}: both {found[0]} and {found[1]} are there, name one of them")
+    if found:
+        return found[0]
     if Path(path).is_dir():
         raise InputError(f"{path}: a folder, wanted a .pth file of the original implementation")
     raise InputError(f"{path}: no such file, nor with {' or '.join(SUFFIXES[1:])} after it")
