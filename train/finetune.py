@@ -20,7 +20,7 @@ from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .evaluate import answer_questions, score_answers
 from .loop import Task, fit
-from .new_model import config_for, seeded
+from .new_model import config_for, read_answers, seeded
 from .settings import FinetuneSettings, VqaData
 
 
@@ -107,12 +107,12 @@ class AnswerTask(Task):
         config = LxmertConfig(**sizes)
         model = seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
         state = pretrained.state_dict()
-        table = source / LABEL2ANS
-        if table.is_file() and any(name.startswith("answer_head.") for name in state):
-            load_answer_rows(model, state, AnswerMap.from_files(None, table).names, self.answers.names)
+        table = settings.model.start_answers or source / LABEL2ANS
+        if table.is_file() or settings.model.start_answers:
+            load_answer_rows(model, state, read_answers(table).names, self.answers.names, source)
         else:
             backbone = {name: value for name, value in state.items() if name.startswith("lxmert.")}
-            load_into(model, backbone, allow_partial=True)
+            load_into(model, backbone, allow_partial=True, source=source)
         return model
 
     def num_examples(self) -> int:

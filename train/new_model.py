@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from transformers import LxmertConfig
 
+from lxmert_fast.data.answers import AnswerMap, AnswerTable
+from lxmert_fast.data.json_list import read_json
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
 
@@ -24,7 +27,7 @@ def config_for(
     Vocabulary, feature size and classes are the data's; the visual losses are scaled by 1 / 0.15 as in the
     original, whatever the mask rate (reference 8.16).
     """
-    sizes = settings.model_dump(exclude={"start_from"})
+    sizes = settings.model_dump(exclude={"start_from", "start_answers"})
     return LxmertConfig(
         **sizes,
         vocab_size=text.vocab_size,
@@ -34,6 +37,14 @@ def config_for(
         num_attr_labels=store.num_attributes,
         visual_loss_normalizer=1 / 0.15,
     )
+
+
+def read_answers(path: Path) -> AnswerTable | AnswerMap:
+    """The joint table (`all_ans.json`) or a plain list of answers (`label2ans.json`)."""
+    table = read_json(path)
+    if isinstance(table, list) and table and isinstance(table[0], dict):
+        return AnswerTable(path)
+    return AnswerMap.from_files(None, path)
 
 
 def seeded(seed: int, build: Callable[[], M]) -> M:

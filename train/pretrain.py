@@ -10,10 +10,9 @@ from torch import Tensor
 
 from lxmert_fast.answering import save_model_folder
 from lxmert_fast.checkpoint import load_model
-from lxmert_fast.data.answers import AnswerMap, AnswerTable
+from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import EpochBatches, make_loader
 from lxmert_fast.data.examples import Examples, SelectsAnswers, labels_of, read_examples
-from lxmert_fast.data.json_list import read_json
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
@@ -22,7 +21,7 @@ from lxmert_fast.models import LxmertForPreTraining
 
 from .engine import to_device
 from .loop import Task, fit
-from .new_model import config_for, seeded
+from .new_model import config_for, read_answers, seeded
 from .settings import PretrainingData, PretrainSettings
 
 
@@ -134,7 +133,4 @@ def _answers(data: PretrainingData) -> SelectsAnswers:
     """The joint table, a plain list of answers, or the labels of the training files."""
     if data.answers is None:
         return AnswerMap.from_labels(labels_of(data.train), source=", ".join(map(str, data.train)))
-    table = read_json(data.answers)
-    if isinstance(table, list) and table and isinstance(table[0], dict):
-        return AnswerTable(data.answers)
-    return AnswerMap.from_files(None, data.answers)
+    return read_answers(data.answers)

@@ -29,6 +29,8 @@ class ModelSettings(Section):
 
     start_from: Path | None = None
     """A Hugging Face folder or an original `.pth`; the sizes below are then read from it."""
+    start_answers: Path | None = None
+    """The answers of its head (`all_ans.json`), for an original `.pth`; a folder of ours holds its own."""
     hidden_size: Count = 768
     num_attention_heads: Count = 12
     intermediate_size: Count = 3072
