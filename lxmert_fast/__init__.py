@@ -18,6 +18,7 @@ if (_ROOT / "setup.py").is_file() and (_ROOT / "kernels").is_dir():
     __path__.append(str(_ROOT))
 
 _HOMES = {
+    "Answerer": "answering",
     "LxmertModel": "modeling",
     "LxmertForPreTraining": "models",
     "LxmertForQuestionAnswering": "models",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import site
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import lxmert_fast
 
 REPO = Path(__file__).resolve().parent.parent
 ROOMS = ("kernels", "train", "bench")
@@ -101,6 +104,18 @@ def test_setup_imports_no_torch_and_runs_no_subprocess():
 def test_help_does_not_wait_for_torch():
     program = "import sys, lxmert_fast.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     assert run(sys.executable, "-c", program, cwd=REPO).split() == ["False", "False"]
+
+
+def test_every_public_name_is_there():
+    for name in lxmert_fast.__all__:
+        assert getattr(lxmert_fast, name) is not None
+
+
+def test_names_in_the_readme_are_public():
+    imports = re.findall(r"^from lxmert_fast import (.+)$", (REPO / "README.md").read_text(), re.MULTILINE)
+    assert imports
+    for name in ", ".join(imports).split(", "):
+        assert name in lxmert_fast.__all__, name
 
 
 def test_imports_go_one_way():
