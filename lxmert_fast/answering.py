@@ -16,6 +16,7 @@ from .data.answers import AnswerMap
 from .data.regions import Regions, RegionStore
 from .data.text import TextEncoder
 from .errors import InputError
+from .inputs import check_fits
 from .models import LxmertForQuestionAnswering
 
 VOCABULARY = "vocab.txt"
@@ -50,15 +51,10 @@ class Answerer:
         answers: AnswerMap,
         regions: RegionStore,
     ) -> None:
-        text.check_size(model.config.vocab_size)
+        check_fits(model.config, text, regions, "model")
         if len(answers) != model.config.num_qa_labels:
             raise InputError(
                 f"{answers.source}: {len(answers)} answers, the model's head has {model.config.num_qa_labels}"
-            )
-        if regions.feature_size != model.config.visual_feat_dim:
-            raise InputError(
-                f"regions have {regions.feature_size} numbers a feature, the model reads "
-                f"{model.config.visual_feat_dim}"
             )
         self.model = model.eval()
         self.text = text

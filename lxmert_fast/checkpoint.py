@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import OrderedDict
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from transformers.initialization import no_init_weights
 from .airsplay import huggingface_names, infer_class, infer_config, original_names
 from .answer_rows import AnswerRows, load_answer_rows
 from .errors import InputError
+from .files import save_tensors
 from .loading import LoadSummary, check, compare, load_into
 from .modeling import LxmertModel
 from .models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering
@@ -163,16 +164,7 @@ def save_airsplay(model: PreTrainedModel, path: str | Path) -> None:
     """
     path = Path(path)
     state = OrderedDict((name, tensor.cpu()) for name, tensor in original_names(model).items())
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, beside)
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: cannot be written ({reason})") from None
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    save_tensors(path, state)
 
 
 def save_folder(model: PreTrainedModel, folder: str | Path) -> None:

@@ -113,11 +113,17 @@ def _report(summary: dict) -> None:
 
 
 def main() -> None:
-    """Entry point: a mistake in the input is one line on standard error and exit code 2."""
+    """Entry point: a mistake in the input is one line on standard error and exit code 2.
+
+    So is what the machine refuses: a folder that may not be written, a full disk.
+    """
     try:
         app()
     except InputError as error:
         typer.echo(f"lxmert-fast: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"lxmert-fast: {error.filename or 'file system'}: {error.strerror or error}", err=True)
         sys.exit(2)
     except Diverged as error:
         typer.echo(f"lxmert-fast: {error}", err=True)

@@ -6,12 +6,17 @@ range as an illegal address on a GPU. Here each gets one line that names the arg
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .data.regions import RegionStore
+    from .data.text import TextEncoder
 
 
 def check_inputs(
@@ -61,6 +66,29 @@ def check_inputs(
         _check_range("token_type_ids", token_type_ids, config.type_vocab_size)
         _check_range("text_index", text_index, num_texts)
         _check_range("image_index", image_index, num_images)
+
+
+def check_fits(
+    config: Any, text: TextEncoder, store: RegionStore, source: str | Path, *, object_labels: bool = False
+) -> None:
+    """Raise `InputError` where a model can't read a vocabulary or a region file.
+
+    Args:
+        config: the model's `LxmertConfig`.
+        source: where the model is from, for the message.
+        object_labels: it is also to predict the regions' object and attribute classes.
+    """
+    text.check_size(config.vocab_size)
+    wanted = [("numbers a feature", config.visual_feat_dim, store.feature_size, True)]
+    if object_labels:
+        wanted.append(("object classes", config.num_object_labels, store.num_objects, config.visual_obj_loss))
+        wanted.append(
+            ("attribute classes", config.num_attr_labels, store.num_attributes, config.visual_attr_loss)
+        )
+    for what, model_has, store_has, matters in wanted:
+        if matters and model_has != store_has:
+            files = ", ".join(str(path) for path in store.paths)
+            raise InputError(f"{source}: a model of {model_has} {what}, {files} has {store_has}")
 
 
 def _check_shape(name: str, tensor: Tensor | None, wanted: tuple[int, ...]) -> None:

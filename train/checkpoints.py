@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from lxmert_fast.errors import InputError
+from lxmert_fast.files import replace_file, save_tensors, sync
 
 LATEST = "latest"
 
@@ -27,8 +28,8 @@ def write_checkpoint(folder: Path, tag: str, state: dict[str, Any], keep: int) -
     """Write `folder/tag.pt`, point `latest` to it and remove all but the `keep` newest."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{tag}.pt"
-    _replace_file(path, lambda beside: torch.save(state, beside))
-    _replace_file(folder / LATEST, lambda beside: beside.write_text(path.name + "\n", encoding="utf-8"))
+    save_tensors(path, state)
+    replace_file(folder / LATEST, lambda beside: beside.write_text(path.name + "\n", encoding="utf-8"))
     for old in _newest_first(folder)[keep:]:
         if old != path:
             old.unlink()
@@ -76,13 +77,13 @@ def publish_folder(link: Path, step: int, write: Callable[[Path], None]) -> Path
     beside.mkdir(parents=True)
     write(beside)
     for file in beside.iterdir():
-        _sync(file)
+        sync(file)
     beside.rename(target)
     swing = link.with_name(f".{link.name}.link")
     swing.unlink(missing_ok=True)
     swing.symlink_to(target.name)
     swing.replace(link)
-    _sync(link.parent)
+    sync(link.parent)
     for old in link.parent.glob(f"{link.name}-*"):
         if old.name != target.name:
             shutil.rmtree(old, ignore_errors=True)
@@ -91,22 +92,3 @@ def publish_folder(link: Path, step: int, write: Callable[[Path], None]) -> Path
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), key=lambda path: path.name, reverse=True)
-
-
-def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        _sync(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

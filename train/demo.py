@@ -165,18 +165,23 @@ def _pretrain_settings(output: Path, folder: VqaFolder) -> PretrainSettings:
         PretrainSettings,
         CONFIGS / "easyvqa_pretrain.yaml",
         [
-            f"data.train=[{made / PRETRAINING}]",
-            f"data.regions=[{folder.regions}]",
-            f"data.vocabulary={folder.vocabulary}",
-            f"data.answers={made / LABEL2ANS}",
-            f"run.output={output / 'pretrained'}",
+            f"data.train=[{_quoted(made / PRETRAINING)}]",
+            f"data.regions=[{_quoted(folder.regions)}]",
+            f"data.vocabulary={_quoted(folder.vocabulary)}",
+            f"data.answers={_quoted(made / LABEL2ANS)}",
+            f"run.output={_quoted(output / 'pretrained')}",
         ],
     )
 
 
+def _quoted(path: Path) -> str:
+    """A path as a YAML string, whatever characters its folders have."""
+    return json.dumps(str(path))
+
+
 def _finetune_settings(run: Path, folder: VqaFolder, start_from: Path | None, *more: str) -> FinetuneSettings:
-    start = [f"model.start_from={start_from}"] if start_from else []
-    overrides = [f"data.folder={folder.path}", f"run.output={run}", *start, *more]
+    start = [f"model.start_from={_quoted(start_from)}"] if start_from else []
+    overrides = [f"data.folder={_quoted(folder.path)}", f"run.output={_quoted(run)}", *start, *more]
     return load_settings(FinetuneSettings, CONFIGS / "easyvqa.yaml", overrides)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from lxmert_fast.data.batches import EpochBatches, make_loader
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.vqa import VqaDataset
 from lxmert_fast.errors import InputError
+from lxmert_fast.files import replace_file
+from lxmert_fast.inputs import check_fits
 
 from .engine import pick_device, to_device
 
@@ -135,9 +136,8 @@ def predict_files(
         for answer, question_id in zip(answers.answers, answers.question_ids, strict=True)
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    beside.write_text(json.dumps(rows, sort_keys=True, indent=4), encoding="utf-8")
-    beside.replace(out)
+    text = json.dumps(rows, sort_keys=True, indent=4)
+    replace_file(out, lambda beside: beside.write_text(text, encoding="utf-8"))
     return len(rows)
 
 
@@ -156,6 +156,7 @@ def _answer_files(
 ) -> Answers:
     model, text, answers = open_model_folder(model_folder)
     with RegionStore(*regions) as store:
+        check_fits(model.config, text, store, model_folder)
         # a label outside the map can only be answered wrongly: it scores 0, as on the server
         dataset = VqaDataset(questions, store, text, answers, unknown_answers="ignore", blind=blind)
         model.to(pick_device(device))  # type: ignore[arg-type]

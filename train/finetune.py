@@ -16,6 +16,7 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
 from lxmert_fast.errors import InputError
+from lxmert_fast.inputs import check_fits
 from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .evaluate import answer_questions, score_answers
@@ -102,7 +103,7 @@ class AnswerTask(Task):
             config = config_for(settings.model, self.text, self.store, len(self.answers))
             return seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
         pretrained = load_model(source)
-        self.text.check_size(pretrained.config.vocab_size)
+        check_fits(pretrained.config, self.text, self.store, source)
         sizes = pretrained.config.to_dict() | {"num_qa_labels": len(self.answers)}
         config = LxmertConfig(**sizes)
         model = seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from lxmert_fast.files import replace_file
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -25,9 +26,8 @@ class MetricsLog:
         kept = (
             [entry for entry in read_metrics(self.path) if entry["step"] <= resumed_at] if resumed_at else []
         )
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        beside.replace(self.path)
+        lines = "".join(json.dumps(entry) + "\n" for entry in kept)
+        replace_file(self.path, lambda beside: beside.write_text(lines, encoding="utf-8"))
         self._file = self.path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard", resumed_at)
 

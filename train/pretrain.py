@@ -17,6 +17,7 @@ from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
+from lxmert_fast.inputs import check_fits
 from lxmert_fast.models import LxmertForPreTraining
 
 from .engine import to_device
@@ -74,11 +75,12 @@ class PretrainTask(Task):
         if settings.model.start_from is None:
             config = config_for(settings.model, self.text, self.store, len(self.answers.names))
             return seeded(settings.run.seed, lambda: LxmertForPreTraining(config))
-        model = load_model(settings.model.start_from, LxmertForPreTraining)
-        self.text.check_size(model.config.vocab_size)
+        source = settings.model.start_from
+        model = load_model(source, LxmertForPreTraining)
+        check_fits(model.config, self.text, self.store, source, object_labels=True)
         if model.config.num_qa_labels != len(self.answers.names):
             raise InputError(
-                f"{settings.model.start_from}: an answer head of {model.config.num_qa_labels} answers, the "
+                f"{source}: an answer head of {model.config.num_qa_labels} answers, the "
                 f"table has {len(self.answers.names)}"
             )
         return model

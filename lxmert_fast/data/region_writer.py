@@ -30,6 +30,7 @@ from lxmert_fast.data.region_format import (
     checksum,
 )
 from lxmert_fast.errors import InputError
+from lxmert_fast.files import sync
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 #: HDF5's own records: a few kilobytes in practice.
@@ -137,9 +138,9 @@ class RegionWriter:
                 file["marks"][...] = np.zeros(len(self._ids), np.uint8)
             _reserve(scratch, scratch.stat().st_size)
             # Only a file whose metadata is on disk may carry the name that is resumed from.
-            _sync_path(scratch)
+            sync(scratch)
             os.replace(scratch, self.partial)
-            _sync_path(self.partial.parent)
+            sync(self.partial.parent)
         except OSError as error:
             scratch.unlink(missing_ok=True)
             raise _disk_error(self.partial, error, wanted) from error
@@ -232,7 +233,7 @@ class RegionWriter:
             raise ValueError(f"{self.partial}: {missing} of {len(self._ids)} images were never written")
         self._fsync()
         os.replace(self.partial, self.path)
-        _sync_path(self.path.parent)
+        sync(self.path.parent)
         self.close()
 
     def close(self) -> None:
@@ -314,14 +315,6 @@ def _reserve(path: Path, size: int) -> None:
             os.posix_fallocate(fd, 0, size)
         elif size > shutil.disk_usage(path).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(fd)
-
-
-def _sync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -1,0 +1,50 @@
+"""Files that are whole or not there: written beside their place, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path` and put it in its place; on any failure the old file stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """`torch.save` through `replace_file`.
+
+    Raises:
+        InputError: it cannot be written. (Of a full disk PyTorch makes a `RuntimeError` without the name.)
+    """
+    import torch
+
+    try:
+        replace_file(path, lambda beside: torch.save(content, beside))
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: cannot be written ({reason})") from None
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
