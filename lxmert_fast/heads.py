@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LxmertConfig
+from transformers.activations import ACT2FN
+from transformers.models.lxmert import modeling_lxmert as huggingface
 
-from .modeling import LAYER_NORM_EPS, activation_of
+from .dense import dense, dense_gelu
+from .modeling import LAYER_NORM_EPS, activated
+
+#: Modules that are exact GELU.
+GELUS = (nn.GELU, huggingface.GeLU)
 
 
 class LxmertPredictionHeadTransform(nn.Module):
@@ -16,12 +24,12 @@ class LxmertPredictionHeadTransform(nn.Module):
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = activation_of(config)
+        self.transform_act_fn = ACT2FN[config.hidden_act]
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., H) to (..., H)."""
-        return self.LayerNorm(self.activation(self.dense(x)))
+        return self.LayerNorm(activated(x, self.dense, self.transform_act_fn))
 
 
 class LxmertLMPredictionHead(nn.Module):
@@ -35,7 +43,7 @@ class LxmertLMPredictionHead(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         """(B, T, H) to scores over the vocabulary (B, T, V)."""
-        return self.decoder(self.transform(text)) + self.bias
+        return F.linear(self.transform(text), self.decoder.weight, self.bias)
 
     def fit_bias(self) -> None:
         """Give the bias the decoder's number of words, after the embedding was resized; new entries are 0."""
@@ -71,10 +79,16 @@ class LxmertVisualObjHead(nn.Module):
             {name: nn.Linear(config.hidden_size, size) for name, (wanted, size) in sizes.items() if wanted}
         )
 
-    def forward(self, objects: Tensor) -> dict[str, Tensor]:
-        """(B, O, H) to one (B, O, classes or F) per decoder."""
+    def forward(self, objects: Tensor, rows: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """(..., H) to one (..., classes or F) per decoder.
+
+        With `rows`, objects are (M, H) and each decoder reads those of its mask (M,) bool.
+        """
         x = self.transform(objects)
-        return {name: decoder(x) for name, decoder in self.decoder_dict.items()}
+        return {
+            name: dense(x if rows is None else x[rows[name]], decoder)
+            for name, decoder in self.decoder_dict.items()
+        }
 
 
 class LxmertVisualAnswerHead(nn.Module):
@@ -95,7 +109,9 @@ class LxmertVisualAnswerHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(B, images * H) to scores (B, A)."""
-        return self.logit_fc(pooled)
+        first, activation, norm, last = self.logit_fc
+        hidden = dense_gelu(pooled, first) if isinstance(activation, GELUS) else activation(first(pooled))
+        return dense(norm(hidden), last)
 
     def resize(self, num_answers: int, std: float) -> nn.Linear:
         """Keep the first rows of the last layer, draw new ones from N(0, std) with bias 0."""

@@ -53,6 +53,8 @@ def check_inputs(
         raise InputError(
             f"texts have {length} positions, the model has embeddings for {config.max_position_embeddings}"
         )
+    _check_index("text_index", text_index, text.device)
+    _check_index("image_index", image_index, text.device)
     pairs_by_text = num_texts if text_index is None else text_index.numel()
     pairs_by_image = num_images if image_index is None else image_index.numel()
     if pairs_by_text != pairs_by_image:
@@ -66,6 +68,8 @@ def check_inputs(
         _check_range("token_type_ids", token_type_ids, config.type_vocab_size)
         _check_range("text_index", text_index, num_texts)
         _check_range("image_index", image_index, num_images)
+        _check_all_used("text_index", text_index, num_texts, "text")
+        _check_all_used("image_index", image_index, num_images, "image")
 
 
 def check_fits(
@@ -95,6 +99,28 @@ def _check_shape(name: str, tensor: Tensor | None, wanted: tuple[int, ...]) -> N
     if tensor is not None and tuple(tensor.shape) != wanted:
         shown = ", ".join("any" if size < 0 else str(size) for size in wanted)
         raise InputError(f"{name} has shape {tuple(tensor.shape)}, wanted ({shown})")
+
+
+def _check_index(name: str, index: Tensor | None, device: torch.device) -> None:
+    if index is None:
+        return
+    if index.dtype is not torch.int64 or index.dim() != 1:
+        raise InputError(f"{name} is {index.dtype} of shape {tuple(index.shape)}, wanted torch.int64 of (B,)")
+    if index.device != device:
+        raise InputError(f"{name} is on {index.device}, wanted {device}, where the texts are")
+
+
+def _check_all_used(name: str, index: Tensor | None, count: int, what: str) -> None:
+    if index is None:
+        return
+    used = torch.zeros(count, dtype=torch.bool)
+    used[index] = True
+    if not used.all():
+        unused = used.logical_not().nonzero()[:, 0].tolist()
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise InputError(
+            f"{name} names {count - len(unused)} of {count} {what}s: no pair uses {what} {unused[0]}{more}"
+        )
 
 
 def _check_range(name: str, ids: Tensor | None, limit: int) -> None:

@@ -2,19 +2,29 @@
 
 Labels to ignore are -100 everywhere inside; files and checkpoints of the original use -1 and are
 translated where they are read. A mean over nothing is an exact zero that is still connected to its
-parameters, never NaN. Everything is computed in fp32.
+parameters, never NaN. Half precision is computed in fp32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import InputError
 
 IGNORE = -100
+
+ObjectLabels: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
+"""By object head: what is wanted of each object, and its weight."""
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precision in fp32, anything else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def labelled_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
@@ -27,40 +37,47 @@ def labelled_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
         scores: (..., C).
         labels: (...) int64, -100 = none.
     """
-    scores = scores.flatten(0, -2).float()
+    scores = at_least_fp32(scores.flatten(0, -2))
     labels = labels.flatten()
     total = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="sum")
     return total / (labels != IGNORE).sum().clamp(min=1)
 
 
-def object_label_loss(scores: Tensor, labels: Tensor, confidence: Tensor) -> Tensor:
+def object_label_loss(
+    scores: Tensor, labels: Tensor, confidence: Tensor, objects: int | None = None
+) -> Tensor:
     """Detected-label classification: cross entropy times the detector's confidence, mean over *all* objects.
 
     The paper asks for the masked objects only; the original's code, and so this, trains on every object
     and weighs it by confidence (reference 2.4). The data set option `label_masked_only` gives the paper's.
 
     Args:
-        scores: (B, O, C).
-        labels: (B, O) int64.
-        confidence: (B, O), in [0, 1].
+        scores: (..., C).
+        labels: (...) int64.
+        confidence: (...), in [0, 1].
+        objects: how many there are, where those of weight 0 have been left out.
     """
     each = F.cross_entropy(
-        scores.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none"
+        at_least_fp32(scores.flatten(0, -2)), labels.flatten(), ignore_index=IGNORE, reduction="none"
     )
-    return (each * confidence.flatten()).mean()
+    return (each * confidence.flatten()).sum() / (objects or each.numel())
 
 
-def feature_regression_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def feature_regression_loss(
+    predicted: Tensor, target: Tensor, mask: Tensor, objects: int | None = None
+) -> Tensor:
     """RoI-feature regression: SmoothL1 (beta 1) on masked objects, mean over *all* objects.
 
     The paper says L2, the original's code SmoothL1.
 
     Args:
-        predicted, target: (B, O, F).
-        mask: (B, O), 1 for a masked object.
+        predicted, target: (..., F).
+        mask: (...), 1 for a masked object.
+        objects: how many there are, where those of weight 0 have been left out.
     """
-    each = F.smooth_l1_loss(predicted.float(), target.float(), reduction="none").mean(-1)
-    return (each * mask).mean()
+    predicted = at_least_fp32(predicted)
+    each = F.smooth_l1_loss(predicted, target.to(predicted.dtype), reduction="none").mean(-1)
+    return (each * mask).sum() / (objects or each.numel())
 
 
 def answer_loss(scores: Tensor, labels: Tensor) -> Tensor:
@@ -76,7 +93,8 @@ def answer_loss(scores: Tensor, labels: Tensor) -> Tensor:
         InputError: labels of another shape.
     """
     if labels.is_floating_point() and labels.shape == scores.shape:
-        return F.binary_cross_entropy_with_logits(scores.float(), labels.float()) * scores.shape[-1]
+        scores = at_least_fp32(scores)
+        return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype)) * scores.shape[-1]
     if labels.is_floating_point() or labels.numel() != scores.shape[0]:
         raise InputError(
             f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}, wanted ({scores.shape[0]},) "
@@ -86,22 +104,85 @@ def answer_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def object_losses(
-    scores: Mapping[str, Tensor], labels: Mapping[str, tuple[Tensor, Tensor]], normalizer: float
+    scores: Mapping[str, Tensor], labels: ObjectLabels, normalizer: float, objects: int | None = None
 ) -> dict[str, Tensor]:
     """Masked object prediction: one loss per head, times `normalizer` (about 1 / mask rate).
 
     Args:
-        scores: "obj" (B, O, 1600), "attr" (B, O, 400), "feat" (B, O, F), or some of them.
-        labels: for each of them (ids (B, O), confidence (B, O)), or for "feat" (target (B, O, F), mask).
+        scores: "obj" (..., 1600), "attr" (..., 400), "feat" (..., F), or some of them.
+        labels: for each of them (ids, confidence), or for "feat" (target (..., F), mask).
+        objects: how many there are, where those of weight 0 have been left out.
 
     Raises:
         InputError: a head without labels.
     """
     losses = {}
     for name, score in scores.items():
-        if name not in labels:
-            raise InputError(f"obj_labels has keys {sorted(labels)}, the model also predicts {name!r}")
-        target, weight = labels[name]
+        target, weight = labels_of(name, labels)
         loss = feature_regression_loss if name == "feat" else object_label_loss
-        losses[name] = loss(score, target, weight) * normalizer
+        losses[name] = loss(score, target, weight, objects) * normalizer
     return losses
+
+
+def labels_of(head: str, labels: ObjectLabels) -> tuple[Tensor, Tensor]:
+    """The labels of an object head. Raises `InputError` where there are none."""
+    if head not in labels:
+        raise InputError(f"obj_labels has keys {sorted(labels)}, the model also predicts {head!r}")
+    return labels[head]
+
+
+def labels_per_pair(labels: ObjectLabels, image_index: Tensor) -> ObjectLabels:
+    """Labels of I images (I, O, ...) repeated for their pairs; labels of the pairs themselves as they are."""
+    pairs = len(image_index)
+    return {
+        name: (target, weight)
+        if len(target) == pairs
+        else (target.index_select(0, image_index), weight.index_select(0, image_index))
+        for name, (target, weight) in labels.items()
+    }
+
+
+class Labelled(NamedTuple):
+    """What of a batch has labels: all that a loss reads."""
+
+    words: Tensor | None
+    """(B, T) bool."""
+    word_labels: Tensor | None
+    """(M,) of those words."""
+    regions: Tensor | None
+    """(B, O) bool, regions with a weight in any head."""
+    rows: dict[str, Tensor]
+    """By object head, which of those regions it reads."""
+    object_labels: ObjectLabels | None
+    """By object head, of the regions that it reads."""
+    num_objects: int | None
+    """B * O, what the losses are means over."""
+    answered: Tensor | None
+    """(B,) bool."""
+    answer_labels: Tensor | None
+    """Of those pairs."""
+
+    @classmethod
+    def of(cls, words: Tensor | None, objects: ObjectLabels | None, answers: Tensor | None) -> Labelled:
+        """Select from labels of all positions, objects and pairs."""
+        has_word = None if words is None else words != IGNORE
+        has_answer = None if answers is None else answers != IGNORE
+        regions, rows, kept = None, {}, None
+        if objects is not None:
+            weighted = {name: weight != 0 for name, (_, weight) in objects.items()}
+            regions = torch.stack(list(weighted.values())).any(0)
+            rows = {name: chosen[regions] for name, chosen in weighted.items()}
+            kept = {
+                name: (target[weighted[name]], weight[weighted[name]])
+                for name, (target, weight) in objects.items()
+            }
+        return cls(
+            has_word,
+            None if words is None else words[has_word],
+            regions,
+            rows,
+            kept,
+            None if regions is None else regions.numel(),
+            has_answer,
+            None if answers is None else answers[has_answer],
+        )

@@ -4,15 +4,15 @@
                                                            cross-modality encoder (N_X layers) --> pooler
     boxes --embedding--> relationship encoder (N_R layers) --/
 
-The module tree and parameter names are Hugging Face's; the operations between the matrix products come
-from `lxmert_fast.kernels`. Shape letters: B pairs, S texts, I images, T text positions, O objects,
-H hidden. With `text_index` or `image_index` S and I may be smaller than B; the single-modality encoders
-then run once a text and once an image.
+Hidden states are rows (N, H), one a token or a region; a `Layout` says which belong together, and the plan
+of a batch (`execution.py`) which rows there are. The module tree and all names in it are Hugging Face's, so
+that these methods also run on transformers' own modules (`swap.py`); the operations between the matrix
+products come from `lxmert_fast.kernels`. Shape letters: B pairs, S texts, I images, T text positions, O
+objects, N rows, H hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,15 +20,17 @@ import torch
 from torch import Tensor, nn
 from transformers import LxmertConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, GELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .dense import dense, dense_gelu
 from .errors import InputError
+from .execution import Inputs, Plan, Reads, Stream, make_plan
 from .inputs import check_inputs
-from .kernels.bias_gelu import bias_gelu
-from .kernels.cross_attention import Projected, cross_attention
+from .kernels.cross_attention import cross_attention
 from .kernels.dropout_add_layer_norm import dropout_add_layer_norm
-from .kernels.self_attention import additive_mask, self_attention
+from .kernels.layout import Layout
+from .kernels.self_attention import attention, self_attention
 from .kernels.text_embedding import text_embedding
 from .kernels.visual_embedding import visual_embedding
 from .outputs import LxmertModelOutput, huggingface_tuple
@@ -36,9 +38,9 @@ from .outputs import LxmertModelOutput, huggingface_tuple
 LAYER_NORM_EPS = 1e-12
 
 
-def activation_of(config: LxmertConfig) -> Callable[[Tensor], Tensor]:
-    """The element-wise function of `config.hidden_act`; the paper's is exact GELU."""
-    return bias_gelu if config.hidden_act == "gelu" else ACT2FN[config.hidden_act]
+def dropout_rate(module: nn.Module) -> float:
+    """The rate of a module's own `dropout`, 0 outside training."""
+    return cast(nn.Dropout, module.dropout).p if module.training else 0.0
 
 
 class LxmertEmbeddings(nn.Module):
@@ -53,26 +55,35 @@ class LxmertEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, size, padding_idx=0)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size, padding_idx=0)
         self.LayerNorm = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
-        self.dropout_p = config.hidden_dropout_prob
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        text: Stream,
     ) -> Tensor:
-        """Ids (S, T), or word vectors (S, T, H) in their place, to hidden states (S, T, H)."""
+        """Ids (S, T), or word vectors (S, T, H) in their place, to the rows of the stream (N, H)."""
         if inputs_embeds is None:
-            inputs_embeds = self.word_embeddings(input_ids)
-        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(positions)
+            assert input_ids is not None
+            words, length = self.word_embeddings(text.select(input_ids)), input_ids.shape[1]
+        else:
+            words, length = text.select(inputs_embeds), inputs_embeds.shape[1]
+        positions = torch.arange(length, device=words.device)
+        if text.kept is None:
+            # every text has every position: one row a position serves all of them
+            vectors = self.position_embeddings(positions).repeat(text.single.batch, 1)
+        else:
+            vectors = self.position_embeddings(text.kept % length)
+        # segment 0 is one row for all
+        segments = positions.new_zeros(1) if token_type_ids is None else text.select(token_type_ids)
         return text_embedding(
-            inputs_embeds,
-            self.position_embeddings(positions),
-            self.token_type_embeddings(token_type_ids),
+            words,
+            vectors,
+            self.token_type_embeddings(segments),
             (self.LayerNorm.weight, self.LayerNorm.bias),
-            dropout_p=self.dropout_p if self.training else 0.0,
+            dropout_p=dropout_rate(self),
             eps=LAYER_NORM_EPS,
         )
 
@@ -86,16 +97,16 @@ class LxmertVisualFeatureEncoder(nn.Module):
         self.visn_layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.box_fc = nn.Linear(config.visual_pos_dim, config.hidden_size)
         self.box_layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout_p = config.hidden_dropout_prob
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, visual_feats: Tensor, visual_pos: Tensor) -> Tensor:
-        """Features (I, O, F) and boxes (I, O, 4) to hidden states (I, O, H)."""
+        """Features (N, F) and boxes (N, 4) to rows (N, H)."""
         return visual_embedding(
-            self.visn_fc(visual_feats),
+            dense(visual_feats, self.visn_fc),
             self.box_fc(visual_pos),
             (self.visn_layer_norm.weight, self.visn_layer_norm.bias),
             (self.box_layer_norm.weight, self.box_layer_norm.bias),
-            dropout_p=self.dropout_p if self.training else 0.0,
+            dropout_p=dropout_rate(self),
             eps=LAYER_NORM_EPS,
         )
 
@@ -113,21 +124,23 @@ class LxmertAttention(nn.Module):
         self.query = nn.Linear(size, size)
         self.key = nn.Linear(size, size)
         self.value = nn.Linear(size, size)
-        self.num_heads = config.num_attention_heads
-        self.dropout_p = config.attention_probs_dropout_prob
+        self.num_attention_heads = config.num_attention_heads
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.config = config
 
-    def project(self, x: Tensor) -> Projected:
-        """(B, T, H) to its query, key and value."""
-        return Projected(self.query(x), self.key(x), self.value(x))
+    def project(self, x: Tensor) -> Tensor:
+        """Rows (N, H) to query, key and value side by side (N, 3H)."""
+        return dense(x, self.query, self.key, self.value)
 
-    def settings(self, want_probabilities: bool) -> dict[str, Any]:
+    def settings(self, want_probabilities: bool = False) -> dict[str, Any]:
         """What the attention operations need beside tensors."""
+        config = getattr(self, "config", None)
         return {
-            "num_heads": self.num_heads,
-            "dropout_p": self.dropout_p if self.training else 0.0,
+            "num_heads": self.num_attention_heads,
+            "dropout_p": dropout_rate(self),
             "want_probabilities": want_probabilities,
-            "implementation": self.config._attn_implementation or "eager",
+            # transformers' modules have no configuration of their own, and what is fused is exact
+            "implementation": (config and config._attn_implementation) or "sdpa",
         }
 
 
@@ -138,16 +151,16 @@ class LxmertResidual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(in_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout_p = config.hidden_dropout_prob
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """(B, T, in_size) and (B, T, H) to (B, T, H)."""
+        """Rows (N, in_size) and (N, H) to (N, H)."""
         return dropout_add_layer_norm(
-            self.dense(x),
+            dense(x, self.dense),
             residual,
             self.LayerNorm.weight,
             self.LayerNorm.bias,
-            dropout_p=self.dropout_p if self.training else 0.0,
+            dropout_p=dropout_rate(self),
             eps=LAYER_NORM_EPS,
         )
 
@@ -160,14 +173,29 @@ class LxmertSelfAttentionLayer(nn.Module):
         self.self = LxmertAttention(config)
         self.output = LxmertResidual(config, config.hidden_size)
 
-    def forward(self, x: Tensor, mask: Tensor | None, want: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(B, T, H) to (B, T, H) and, when wanted, probabilities (B, heads, T, T)."""
-        context, probabilities = self_attention(*self.self.project(x), mask, **self.self.settings(want))
+    def forward(self, x: Tensor, layout: Layout, want: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Rows (N, H) to rows (N, H) and, when wanted, probabilities (B, heads, T, T)."""
+        context, probabilities = self_attention(self.self.project(x), layout, **self.self.settings(want))
         return self.output(context, x), probabilities
+
+    def read(self, x: Tensor, layout: Layout, rows: Tensor, readers: Layout) -> Tensor:
+        """The sub-layer at some of its rows (M, H): they ask, all rows answer."""
+        asking = x.index_select(0, rows)
+        context, _ = attention(
+            dense(asking, self.self.query),
+            dense(x, self.self.key, self.self.value),
+            readers,
+            layout,
+            **self.self.settings(),
+        )
+        return self.output(context, asking)
 
 
 class LxmertCrossAttentionLayer(nn.Module):
-    """Cross-attention sub-layer: one set of weights, LayerNorm included, serves both directions."""
+    """Cross-attention sub-layer: one set of weights, LayerNorm included, serves both directions.
+
+    So both streams go through each product together, text rows first.
+    """
 
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__()
@@ -175,25 +203,34 @@ class LxmertCrossAttentionLayer(nn.Module):
         self.output = LxmertResidual(config, config.hidden_size)
 
     def forward(
-        self, text: Tensor, text_mask: Tensor | None, objects: Tensor, object_mask: Tensor | None, want: bool
+        self, text: Tensor, texts: Layout, objects: Tensor, images: Layout, want: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Both streams through the sub-layer, each reading the other's *input*.
 
-        Returns text (B, T, H), objects (B, O, H), and probabilities of both directions when wanted.
+        Returns rows of text (N, H), of objects, and probabilities of both directions when wanted.
         """
         met = cross_attention(
-            self.att.project(text),
-            self.att.project(objects),
-            text_mask,
-            object_mask,
+            self.att.project(torch.cat([text, objects])),
+            text.shape[0],
+            texts,
+            images,
             **self.att.settings(want),
         )
-        return (
-            self.output(met.text, text),
-            self.output(met.objects, objects),
-            met.text_probabilities,
-            met.object_probabilities,
+        text, objects = texts.repeat(text), images.repeat(objects)
+        together = self.output(met.context, torch.cat([text, objects]))
+        text, objects = together.split([text.shape[0], objects.shape[0]])
+        return text, objects, met.text_probabilities, met.object_probabilities
+
+    def read_text(self, text: Tensor, texts: Layout, objects: Tensor, images: Layout) -> Tensor:
+        """The direction from text to objects alone."""
+        context, _ = attention(
+            dense(text, self.att.query),
+            dense(objects, self.att.key, self.att.value),
+            texts,
+            images,
+            **self.att.settings(),
         )
+        return self.output(context, texts.repeat(text))
 
 
 class LxmertIntermediate(nn.Module):
@@ -202,11 +239,16 @@ class LxmertIntermediate(nn.Module):
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = activation_of(config)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, H) to (B, T, intermediate)."""
-        return self.activation(self.dense(x))
+        """Rows (N, H) to (N, intermediate)."""
+        return activated(x, self.dense, self.intermediate_act_fn)
+
+
+def activated(x: Tensor, layer: nn.Module, activation: nn.Module) -> Tensor:
+    """A linear layer and an activation; the paper's, exact GELU, together."""
+    return dense_gelu(x, layer) if isinstance(activation, GELUActivation) else activation(layer(x))
 
 
 class LxmertLayer(GradientCheckpointingLayer):
@@ -218,9 +260,9 @@ class LxmertLayer(GradientCheckpointingLayer):
         self.intermediate = LxmertIntermediate(config)
         self.output = LxmertResidual(config, config.intermediate_size)
 
-    def forward(self, x: Tensor, mask: Tensor | None, want: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(B, T, H) to (B, T, H) and, when wanted, probabilities."""
-        attended, probabilities = self.attention(x, mask, want)
+    def forward(self, x: Tensor, layout: Layout, want: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Rows (N, H) to rows (N, H) and, when wanted, probabilities."""
+        attended, probabilities = self.attention(x, layout, want)
         return self.output(self.intermediate(attended), attended), probabilities
 
 
@@ -238,67 +280,97 @@ class LxmertXLayer(GradientCheckpointingLayer):
         self.visn_output = LxmertResidual(config, config.intermediate_size)
 
     def forward(
-        self,
-        text: Tensor,
-        text_mask: Tensor | None,
-        objects: Tensor,
-        object_mask: Tensor | None,
-        want: bool = False,
+        self, text: Tensor, texts: Layout, objects: Tensor, images: Layout, plan: Plan, want: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Text (B, T, H) and objects (B, O, H) to the same, with both directions' probabilities if wanted."""
+        """Rows of text and objects to the pairs' rows, with both directions' probabilities if wanted.
+
+        `texts` and `images` say how the pairs read the rows that come in.
+        """
         text, objects, text_to_objects, objects_to_text = self.visual_attention(
-            text, text_mask, objects, object_mask, want
+            text, texts, objects, images, want
         )
-        text, _ = self.lang_self_att(text, text_mask)
-        objects, _ = self.visn_self_att(objects, object_mask)
+        text, _ = self.lang_self_att(text, plan.text.pairs)
+        objects, _ = self.visn_self_att(objects, plan.objects.pairs)
         text = self.lang_output(self.lang_inter(text), text)
         objects = self.visn_output(self.visn_inter(objects), objects)
         return text, objects, text_to_objects, objects_to_text
 
-    def read_first(
-        self, text: Tensor, text_mask: Tensor | None, objects: Tensor, object_mask: Tensor | None
-    ) -> Tensor:
-        """The layer as far as the pooler reads it: text position 0, (B, 1, H).
+    def read(
+        self, text: Tensor, texts: Layout, objects: Tensor, images: Layout, plan: Plan
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer as far as its heads read it: rows of text (M, H), and of objects if any are read.
 
-        That row needs every text row after cross attention (its keys), but no object row beyond the input
-        and no other text row further on. What is skipped gets no gradient, as in the reference.
+        A row that is read needs every row of its stream after cross attention, as keys, and no other row
+        further on. What is skipped gets no gradient, as in the reference.
         """
-        cross, own = self.visual_attention, self.lang_self_att
-        context, _ = self_attention(
-            cross.att.query(text),
-            cross.att.key(objects),
-            cross.att.value(objects),
-            object_mask,
-            **cross.att.settings(False),
-        )
-        text = cross.output(context, text)
-        first = text[:, :1]
-        context, _ = self_attention(
-            own.self.query(first),
-            own.self.key(text),
-            own.self.value(text),
-            text_mask,
-            **own.self.settings(False),
-        )
-        first = own.output(context, first)
-        return self.lang_output(self.lang_inter(first), first)
+        if plan.objects.readers is None:
+            text = self.visual_attention.read_text(text, texts, objects, images)
+            read_objects = None
+        else:
+            text, objects, _, _ = self.visual_attention(text, texts, objects, images)
+            read_objects = _read(self.visn_self_att, objects, plan.objects)
+            read_objects = self.visn_output(self.visn_inter(read_objects), read_objects)
+        text = _read(self.lang_self_att, text, plan.text)
+        return self.lang_output(self.lang_inter(text), text), read_objects
+
+
+def _read(layer: LxmertSelfAttentionLayer, x: Tensor, stream: Stream) -> Tensor:
+    assert stream.read is not None
+    assert stream.readers is not None
+    return layer.read(x, stream.pairs, stream.read, stream.readers)
+
+
+def per_pair(x: Tensor, index: Tensor | None) -> Tensor:
+    """Rows of texts or images repeated for their pairs: (S, ...) to (B, ...)."""
+    return x if index is None else x.index_select(0, index)
 
 
 @dataclass
 class Trace:
-    """Hidden states and attention probabilities, one entry a layer, always per pair."""
+    """What the layers give on the way, for a caller who asks: rows of the pairs, and probabilities."""
 
+    states: bool
+    attentions: bool
     text_states: list[Tensor] = field(default_factory=list)
     object_states: list[Tensor] = field(default_factory=list)
     text_attentions: list[Tensor] = field(default_factory=list)
+    """One a language layer, (S, heads, T, T)."""
     object_attentions: list[Tensor] = field(default_factory=list)
+    """One a relationship layer, (I, heads, O, O)."""
     text_to_objects: list[Tensor] = field(default_factory=list)
     objects_to_text: list[Tensor] = field(default_factory=list)
 
+    def add(self, states: list[Tensor], rows: Tensor) -> None:
+        """Keep the rows that a layer gives."""
+        if self.states:
+            states.append(rows)
 
-def per_pair(x: Tensor, index: Tensor | None) -> Tensor:
-    """Rows of a text or an image repeated for its pairs: (S, ...) to (B, ...)."""
-    return x if index is None else x.index_select(0, index)
+    def outputs(
+        self, plan: Plan, text_index: Tensor | None, image_index: Tensor | None
+    ) -> dict[str, tuple[Tensor, ...] | None]:
+        """The fields of `LxmertModelOutput`, one row per pair."""
+        states = {
+            "language_hidden_states": (self.text_states, plan.text),
+            "vision_hidden_states": (self.object_states, plan.objects),
+        }
+        attentions = {
+            "language_attentions": (self.text_attentions, text_index),
+            "vision_attentions": (self.object_attentions, image_index),
+            "cross_encoder_attentions": (self.text_to_objects, None),
+            "cross_encoder_vision_attentions": (self.objects_to_text, None),
+        }
+        found: dict[str, tuple[Tensor, ...] | None] = {}
+        for name, (rows, stream) in states.items():
+            width = stream.pairs.width
+            found[name] = tuple(stream.spread(x, width) for x in rows) if self.states else None
+        for name, (each, index) in attentions.items():
+            found[name] = tuple(per_pair(p, index) for p in each) if self.attentions else None
+        return found
+
+    def attend(self, attentions: list[Tensor], probabilities: Tensor | None) -> None:
+        """Keep the probabilities that a layer gives."""
+        if probabilities is not None:
+            attentions.append(probabilities)
 
 
 class LxmertEncoder(nn.Module):
@@ -313,56 +385,41 @@ class LxmertEncoder(nn.Module):
         self.r_layers = nn.ModuleList(LxmertLayer(config) for _ in range(config.r_layers))
 
     def forward(
-        self,
-        text: Tensor,
-        text_mask: Tensor | None,
-        visual_feats: Tensor,
-        visual_pos: Tensor,
-        object_mask: Tensor | None,
-        text_index: Tensor | None = None,
-        image_index: Tensor | None = None,
-        want_states: bool = False,
-        want_attentions: bool = False,
-        pooled_only: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Trace]:
-        """Text embeddings (S, T, H) and regions (I, O, F), (I, O, 4) to (B, T, H) and (B, O, H).
+        self, text: Tensor, visual_feats: Tensor, visual_pos: Tensor, plan: Plan, trace: Trace | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows of text (N, H) and of regions (M, F), (M, 4) to the rows of the pairs that are read.
 
-        With `pooled_only` the last cross layer gives what the pooler reads: (B, 1, H) and None.
+        Objects are None where no head reads any. `trace` collects what every layer gives.
         """
-        trace = Trace()
+        want = trace is not None and trace.attentions
         objects = self.visn_fc(visual_feats, visual_pos)
-
         for layer in self.layer:
-            text, probabilities = layer(text, text_mask, want_attentions)
-            if want_states:
-                trace.text_states.append(per_pair(text, text_index))
-            if want_attentions:
-                trace.text_attentions.append(per_pair(probabilities, text_index))
+            text, probabilities = layer(text, plan.text.single, want)
+            if trace is not None:
+                trace.add(trace.text_states, plan.text.entry.repeat(text))
+                trace.attend(trace.text_attentions, probabilities)
         for layer in self.r_layers:
-            objects, probabilities = layer(objects, object_mask, want_attentions)
-            if want_states:
-                trace.object_states.append(per_pair(objects, image_index))
-            if want_attentions:
-                trace.object_attentions.append(per_pair(probabilities, image_index))
+            objects, probabilities = layer(objects, plan.objects.single, want)
+            if trace is not None:
+                trace.add(trace.object_states, plan.objects.entry.repeat(objects))
+                trace.attend(trace.object_attentions, probabilities)
 
-        text, objects = per_pair(text, text_index), per_pair(objects, image_index)
-        text_mask = None if text_mask is None else per_pair(text_mask, text_index)
-        object_mask = None if object_mask is None else per_pair(object_mask, image_index)
-        whole_layers = self.x_layers[:-1] if pooled_only else self.x_layers
-        for layer in whole_layers:
-            text, objects, text_to_objects, objects_to_text = layer(
-                text, text_mask, objects, object_mask, want_attentions
-            )
-            if want_states:
-                trace.text_states.append(text)
-                trace.object_states.append(objects)
-            if want_attentions:
-                trace.text_to_objects.append(text_to_objects)
-                trace.objects_to_text.append(objects_to_text)
-        if pooled_only and len(self.x_layers):
-            last = cast(LxmertXLayer, self.x_layers[-1])
-            return last.read_first(text, text_mask, objects, object_mask), None, trace
-        return text, objects, trace
+        texts, images = plan.text.entry, plan.objects.entry
+        for layer in self.x_layers if plan.whole else self.x_layers[:-1]:
+            text, objects, text_to_objects, objects_to_text = layer(text, texts, objects, images, plan, want)
+            texts, images = plan.text.pairs, plan.objects.pairs
+            if trace is not None:
+                trace.add(trace.text_states, text)
+                trace.add(trace.object_states, objects)
+                trace.attend(trace.text_to_objects, text_to_objects)
+                trace.attend(trace.objects_to_text, objects_to_text)
+        if not len(self.x_layers):
+            text, objects = texts.repeat(text), images.repeat(objects)
+        if plan.whole:
+            return text, objects
+        if not len(self.x_layers):
+            return text[plan.text.read], None if plan.objects.read is None else objects[plan.objects.read]
+        return cast(LxmertXLayer, self.x_layers[-1]).read(text, texts, objects, images, plan)
 
 
 class LxmertPooler(nn.Module):
@@ -372,9 +429,9 @@ class LxmertPooler(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, text: Tensor) -> Tensor:
-        """(B, T, H) to (B, H)."""
-        return torch.tanh(self.dense(text[:, 0]))
+    def forward(self, first: Tensor) -> Tensor:
+        """Hidden states of position 0 (B, H) to (B, H)."""
+        return torch.tanh(self.dense(first))
 
 
 class LxmertPreTrainedModel(PreTrainedModel):
@@ -415,6 +472,11 @@ class LxmertModel(LxmertPreTrainedModel):
         """Replace the word embedding."""
         self.embeddings.register_module("word_embeddings", value)
 
+    #: Texts and images that are shared draw their dropout once; False draws it for every pair.
+    share_in_training = True
+    #: Outputs at padding positions are computed; False gives zeros there and saves the work.
+    padding_outputs = True
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -429,7 +491,8 @@ class LxmertModel(LxmertPreTrainedModel):
         return_dict: bool | None = None,
         image_index: Tensor | None = None,
         text_index: Tensor | None = None,
-        pooled_only: bool = False,
+        padding_outputs: bool | None = None,
+        reads: Reads | None = None,
     ) -> LxmertModelOutput | tuple:
         """Encode B pairs of a text and an image's regions.
 
@@ -443,17 +506,20 @@ class LxmertModel(LxmertPreTrainedModel):
             image_index: (B,) int64, the image of each pair; None when pair b looks at image b.
             text_index: (B,) int64, the text of each pair; None when pair b reads text b.
             output_attentions, output_hidden_states, return_dict: as in transformers, from the config
-                when None.
-            pooled_only: the caller reads `pooled_output` and nothing else, as classification heads do. The
-                last cross layer is then computed for text position 0 alone: `language_output` is (B, 1, H),
-                `vision_output` None, and the parameters that are skipped get no gradient (the reference
-                leaves the same ones without). Asking for hidden states or attentions turns it off.
+                when None. Asking for either computes every position of every layer.
+            padding_outputs: False leaves out the positions that the masks close and gives zeros there; the
+                attribute of this name where None.
+            reads: what the caller's heads read, for task models. Then `language_output` (M, H) and
+                `vision_output` (M, H) hold those rows alone, in the order of (pair, position), None where
+                none is read, and the parameters that are skipped get no gradient (the reference leaves the
+                same ones without). Ignored where hidden states or attentions are asked for.
 
         Returns:
             `LxmertModelOutput`, always one row per pair, or Hugging Face's tuple.
 
         Raises:
-            InputError: a shape that does not fit, an id out of range.
+            InputError: a shape, type or device that does not fit, an id out of range, a text or an image that
+                no pair uses.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("pass either input_ids or inputs_embeds, and only one of them")
@@ -472,35 +538,75 @@ class LxmertModel(LxmertPreTrainedModel):
         )
         assert visual_feats is not None
         assert visual_pos is not None
-        want_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        want_states = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        config = self.config
+        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        attentions = config.output_attentions if output_attentions is None else output_attentions
+        trace = Trace(bool(states), bool(attentions)) if states or attentions else None
+        if padding_outputs is None:
+            padding_outputs = self.padding_outputs
+        pack = (
+            trace is None and (reads is not None or not padding_outputs) and not torch.compiler.is_compiling()
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
 
-        text, objects, trace = self.encoder(
-            self.embeddings(input_ids, token_type_ids, inputs_embeds),
-            None if attention_mask is None else additive_mask(attention_mask, self.dtype),
-            visual_feats.to(self.dtype),
-            visual_pos.to(self.dtype),
-            None if visual_attention_mask is None else additive_mask(visual_attention_mask, self.dtype),
-            text_index,
-            image_index,
-            want_states,
-            want_attentions,
-            pooled_only and not (want_states or want_attentions),
+        if self.training and not self.share_in_training:
+            input_ids, inputs_embeds, attention_mask, token_type_ids = (
+                None if x is None else per_pair(x, text_index)
+                for x in (input_ids, inputs_embeds, attention_mask, token_type_ids)
+            )
+            visual_attention_mask = (
+                None if visual_attention_mask is None else per_pair(visual_attention_mask, image_index)
+            )
+            words = per_pair(words, text_index)
+            visual_feats, visual_pos = per_pair(visual_feats, image_index), per_pair(visual_pos, image_index)
+            text_index = image_index = None
+        (num_texts, length), (num_images, boxes) = words.shape[:2], visual_feats.shape[:2]
+        plan = make_plan(
+            Inputs(
+                (num_texts, length),
+                (num_images, boxes),
+                attention_mask,
+                visual_attention_mask,
+                text_index,
+                image_index,
+                words.device,
+            ),
+            None if trace else reads,
+            pack,
+            self.dtype,
         )
-        pooled = self.pooler(text)
-
+        text, objects, pooled = self.run(
+            plan, input_ids, token_type_ids, inputs_embeds, visual_feats, visual_pos, trace
+        )
+        language_output, vision_output = plan.outputs(text, objects, reads, length, boxes)
+        traced = trace.outputs(plan, text_index, image_index) if trace else {}
         output = LxmertModelOutput(
-            language_output=text,
-            vision_output=objects,
-            pooled_output=pooled,
-            language_hidden_states=tuple(trace.text_states) if want_states else None,
-            vision_hidden_states=tuple(trace.object_states) if want_states else None,
-            language_attentions=tuple(trace.text_attentions) if want_attentions else None,
-            vision_attentions=tuple(trace.object_attentions) if want_attentions else None,
-            cross_encoder_attentions=tuple(trace.text_to_objects) if want_attentions else None,
-            cross_encoder_vision_attentions=tuple(trace.objects_to_text) if want_attentions else None,
+            language_output=cast(Any, language_output),
+            vision_output=cast(Any, vision_output),
+            pooled_output=cast(Any, pooled),
+            **cast(dict[str, Any], traced),
         )
+        return_dict = config.return_dict if return_dict is None else return_dict
         return output if return_dict else huggingface_tuple(output)
+
+    def run(
+        self,
+        plan: Plan,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        visual_feats: Tensor,
+        visual_pos: Tensor,
+        trace: Trace | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Carry out a plan: rows of text and objects that leave the last layer, and the pooled output (B, H).
+
+        Nothing here depends on the numbers in a tensor, so that it compiles to one graph (`compiled.py`).
+        """
+        text, objects = self.encoder(
+            self.embeddings(input_ids, token_type_ids, inputs_embeds, plan.text),
+            plan.objects.select(visual_feats).to(self.dtype),
+            plan.objects.select(visual_pos).to(self.dtype),
+            plan,
+            trace,
+        )
+        return text, objects, self.pooler(text.index_select(0, plan.pooled))

@@ -14,8 +14,16 @@ from torch import Tensor, nn
 from transformers import LxmertConfig
 
 from .errors import InputError
+from .execution import Reads
 from .heads import LxmertPreTrainingHeads, LxmertVisualAnswerHead, LxmertVisualObjHead
-from .losses import answer_loss, labelled_cross_entropy, object_losses
+from .losses import (
+    Labelled,
+    answer_loss,
+    at_least_fp32,
+    labelled_cross_entropy,
+    labels_per_pair,
+    object_losses,
+)
 from .modeling import LxmertModel, LxmertPreTrainedModel
 from .outputs import (
     LxmertForImagePairsOutput,
@@ -60,6 +68,9 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
     _tied_weights_keys = {  # noqa: RUF012 (transformers declares it so)
         "cls.predictions.decoder.weight": "lxmert.embeddings.word_embeddings.weight"
     }
+
+    #: Compute no scores but those that the losses read; `forward` says which.
+    loss_only = False
 
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__(config)
@@ -109,17 +120,22 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
         image_index: Tensor | None = None,
         text_index: Tensor | None = None,
         loss_weights: Mapping[str, float] | None = None,
+        loss_only: bool | None = None,
     ) -> LxmertForPreTrainingOutput | tuple:
         """Score words, objects, the match and the answer; sum the losses of whatever has labels.
 
         Args:
             labels: (B, T) int64, the original id at masked positions, -100 elsewhere.
             obj_labels: "obj" and "attr" to (ids (B, O), confidence (B, O)), "feat" to
-                (features before masking (B, O, F), mask (B, O)).
+                (features before masking (B, O, F), mask (B, O)); or all of them for I images, with
+                `image_index`.
             matched_label: (B,) int64, 1 = the text is about the image.
             ans: (B,) int64 answer, -100 = none.
             loss_weights: factors by task name (mask_lm, matched, obj, attr, feat, qa), 1 where absent; the
                 paper's two-phase schedule sets "qa".
+            loss_only: the caller reads the losses and the matching scores and nothing else. Words are then
+                scored where they are masked, objects where they have a weight, answers of labelled pairs, and
+                the other scores are None; the attribute of this name where None.
 
         The other arguments are `LxmertModel.forward`'s.
 
@@ -131,6 +147,17 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
             InputError: a batch that does not fit, `obj_labels` without a head's key.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        loss_only = self.loss_only if loss_only is None else loss_only
+        has_labels = not (labels is None and obj_labels is None and matched_label is None and ans is None)
+        labels = labels if self.config.task_mask_lm else None
+        obj_labels = obj_labels if self.config.task_obj_predict else None
+        ans = ans if self.config.task_qa else None
+        if obj_labels is not None and image_index is not None:
+            obj_labels = labels_per_pair(obj_labels, image_index)
+        # while a graph is traced it is not known which rows have a label: there everything is scored
+        chosen = None
+        if loss_only and not torch.compiler.is_compiling():
+            chosen = Labelled.of(labels, obj_labels, ans)
         encoded = self.lxmert(
             input_ids,
             visual_feats,
@@ -144,39 +171,51 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
             True,
             image_index,
             text_index,
+            reads=None if chosen is None else Reads(chosen.words, chosen.regions),
         )
-        word_scores, match_scores = self.cls(encoded.language_output, encoded.pooled_output)
-        answer_scores = (
-            self.answer_head(encoded.pooled_output)
-            if self.config.task_qa
-            else encoded.pooled_output.new_empty(len(encoded.pooled_output), 0)
-        )
-        object_scores = self.obj_predict_head(encoded.vision_output) if self.config.task_obj_predict else {}
+        pooled = encoded.pooled_output
+        match_scores = self.cls.seq_relationship(pooled)
+        if chosen is None:
+            word_scores = self.cls.predictions(encoded.language_output)
+            object_scores = (
+                self.obj_predict_head(encoded.vision_output) if self.config.task_obj_predict else {}
+            )
+            answer_scores = (
+                self.answer_head(pooled) if self.config.task_qa else pooled.new_empty(len(pooled), 0)
+            )
+        else:
+            labels, obj_labels, ans = chosen.word_labels, chosen.object_labels, chosen.answer_labels
+            word_scores = None if labels is None else self.cls.predictions(encoded.language_output)
+            object_scores = (
+                self.obj_predict_head(encoded.vision_output, chosen.rows) if obj_labels is not None else {}
+            )
+            answer_scores = None if ans is None else self.answer_head(pooled[chosen.answered])
 
         losses: dict[str, Tensor] = {}
-        if labels is not None and self.config.task_mask_lm:
+        if labels is not None:
             losses["mask_lm"] = labelled_cross_entropy(word_scores, labels)
         if matched_label is not None and self.config.task_matched:
             losses["matched"] = labelled_cross_entropy(match_scores, matched_label)
-        if obj_labels is not None and self.config.task_obj_predict:
-            losses |= object_losses(object_scores, obj_labels, self.config.visual_loss_normalizer)
-        if ans is not None and self.config.task_qa:
+        if obj_labels is not None:
+            objects = None if chosen is None else chosen.num_objects
+            losses |= object_losses(object_scores, obj_labels, self.config.visual_loss_normalizer, objects)
+        if ans is not None:
             losses["qa"] = labelled_cross_entropy(answer_scores, ans)
 
         loss = None
-        if not (labels is None and obj_labels is None and matched_label is None and ans is None):
+        if has_labels:
             weights = loss_weights or {}
-            loss = torch.zeros((), device=word_scores.device)
+            loss = torch.zeros((), device=pooled.device, dtype=at_least_fp32(pooled).dtype)
             for name, value in losses.items():
                 loss = loss + weights.get(name, 1.0) * value
 
         output = LxmertForPreTrainingOutput(
             loss=loss,
-            prediction_logits=word_scores,
+            prediction_logits=None if chosen else word_scores,
             cross_relationship_score=match_scores,
-            question_answering_score=answer_scores,
+            question_answering_score=None if chosen else answer_scores,
             losses={name: value.detach() for name, value in losses.items()},
-            object_prediction_scores=object_scores,
+            object_prediction_scores=None if chosen else object_scores,
             **_layers(encoded),
         )
         return output if return_dict else huggingface_tuple(output)
@@ -235,7 +274,7 @@ class LxmertForQuestionAnswering(_AnswersQuestions, LxmertPreTrainedModel):
             True,
             image_index,
             text_index,
-            pooled_only=True,
+            reads=Reads(),
         )
         scores = self.answer_head(encoded.pooled_output)
         loss = None if labels is None else answer_loss(scores, labels)
@@ -321,7 +360,7 @@ class LxmertForImagePairs(LxmertPreTrainedModel):
             return_dict=True,
             image_index=image_index,
             text_index=text_index.repeat_interleave(2),
-            pooled_only=True,
+            reads=Reads(),
         )
         logits = self.answer_head(encoded.pooled_output.view(-1, 2 * self.config.hidden_size))
         loss = None if labels is None else labelled_cross_entropy(logits, labels)

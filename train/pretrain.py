@@ -89,7 +89,7 @@ class PretrainTask(Task):
         return len(self.train)
 
     def forward_options(self, epoch: int) -> dict[str, Any]:
-        return {"loss_weights": {"qa": self.data.answer_weight}}
+        return {"loss_weights": {"qa": self.data.answer_weight}, "loss_only": True}
 
     def losses(self, output: Any) -> dict[str, Tensor]:
         return output.losses
@@ -110,7 +110,8 @@ class PretrainTask(Task):
         sums: dict[str, float] = {}
         pairs, right, answered = 0, 0.0, 0
         for batch in make_loader(self.valid, batches, num_workers=self.workers):
-            output = self.model(**to_device(batch.inputs, self.model.device), **self.forward_options(epoch))
+            options = self.forward_options(epoch) | {"loss_only": False}
+            output = self.model(**to_device(batch.inputs, self.model.device), **options)
             size = len(batch.example_ids)
             pairs += size
             for name, value in {"total": output.loss, **output.losses}.items():

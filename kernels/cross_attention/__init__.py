@@ -1,5 +1,5 @@
 """Cross attention, both directions with shared weights."""
 
-from .reference import CrossAttention, Projected, cross_attention
+from .reference import CrossAttention, cross_attention
 
-__all__ = ["CrossAttention", "Projected", "cross_attention"]
+__all__ = ["CrossAttention", "cross_attention"]

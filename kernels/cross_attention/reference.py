@@ -5,33 +5,25 @@
 
 LXMERT section 2.1.2, equations for the cross-attention sub-layer. Both directions read the layer's
 *inputs*, and one set of query, key and value weights serves both (the original's code shares them,
-the paper leaves it open), so the two streams arrive here already projected.
+the paper leaves it open), so the two streams arrive here projected by one product, text rows first.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..self_attention.reference import attend, join_heads, split_heads
-
-
-class Projected(NamedTuple):
-    """Query, key and value of one stream, each (B, T, H)."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
+from ..layout import Layout
+from ..self_attention.reference import Attended, attend, join_heads, split_heads
 
 
 class CrossAttention(NamedTuple):
     """What both directions give: contexts, and probabilities where they were asked for."""
 
-    text: Tensor
-    """(B, T, H): what each token gathered from the objects."""
-    objects: Tensor
-    """(B, O, H): what each object gathered from the text."""
+    context: Tensor
+    """(N_text + N_objects, H): what each token gathered from the objects, then each object from the text."""
     text_probabilities: Tensor | None
     """(B, heads, T, O)."""
     object_probabilities: Tensor | None
@@ -39,10 +31,10 @@ class CrossAttention(NamedTuple):
 
 
 def cross_attention(
-    text: Projected,
-    objects: Projected,
-    text_mask: Tensor | None,
-    object_mask: Tensor | None,
+    qkv: Tensor,
+    text_rows: int,
+    texts: Layout,
+    objects: Layout,
     num_heads: int,
     *,
     dropout_p: float = 0.0,
@@ -52,28 +44,27 @@ def cross_attention(
     """Multi-head attention from text to objects and from objects to text.
 
     Args:
-        text: projections of (B, T, H).
-        objects: projections of (B, O, H).
-        text_mask: (B, 1, 1, T) additive over text keys, or None.
-        object_mask: (B, 1, 1, O) additive over object keys, or None.
+        qkv: (R, 3H), query, key and value of both streams side by side, `text_rows` rows of text first.
+        texts, objects: how the B pairs read them.
 
     Other arguments: `self_attention.reference.attend`.
     """
-    text_heads = Projected(*(split_heads(x, num_heads) for x in text))
-    object_heads = Projected(*(split_heads(x, num_heads) for x in objects))
+    text, boxes = qkv.split([text_rows, qkv.shape[0] - text_rows])
+    text_heads = split_heads(texts.read(text), num_heads, 3)
+    object_heads = split_heads(objects.read(boxes), num_heads, 3)
 
-    def direction(queries: Projected, keys: Projected, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def direction(queries: Layout, query: Tensor, keys: Layout, key: Tensor, value: Tensor) -> Attended:
         context, probabilities = attend(
-            queries.query,
-            keys.key,
-            keys.value,
-            mask,
+            query,
+            key,
+            value,
+            keys.mask,
             dropout_p=dropout_p,
             want_probabilities=want_probabilities,
             implementation=implementation,
         )
-        return join_heads(context), probabilities
+        return queries.write(join_heads(context)), probabilities
 
-    text_context, text_probabilities = direction(text_heads, object_heads, object_mask)
-    object_context, object_probabilities = direction(object_heads, text_heads, text_mask)
-    return CrossAttention(text_context, object_context, text_probabilities, object_probabilities)
+    from_text, text_probabilities = direction(texts, text_heads[0], objects, *object_heads[1:])
+    from_objects, object_probabilities = direction(objects, object_heads[0], texts, *text_heads[1:])
+    return CrossAttention(torch.cat([from_text, from_objects]), text_probabilities, object_probabilities)

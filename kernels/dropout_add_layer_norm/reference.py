@@ -12,6 +12,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..dropout import dropout
+
 
 def dropout_add_layer_norm(
     x: Tensor,
@@ -38,5 +40,5 @@ def dropout_add_layer_norm(
     if bias is not None:
         x = x + bias
     if dropout_p > 0.0:
-        x = F.dropout(x, dropout_p)
+        x = dropout(x, dropout_p)
     return F.layer_norm(x + residual, (x.shape[-1],), weight, shift, eps)

@@ -1,4 +1,4 @@
-"""Self-attention over one stream of short rows, in plain PyTorch: the definition and the CPU path.
+"""Attention over short rows, in plain PyTorch: the definition and the CPU path.
 
     scores[h, i, j] = <q[h, i], k[h, j]> / sqrt(D) + mask[j]
     p               = softmax_j(scores)                  statistics in fp32
@@ -10,15 +10,27 @@ LXMERT section 2.1.2 ("attention layers"); D is the head width, the mask is addi
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..dropout import dropout
+from ..layout import Layout
 
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, T, heads * D) to (B, heads, T, D), a view."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+Attended: TypeAlias = tuple[Tensor, Tensor | None]
+"""A context and, where wanted, the probabilities."""
+
+
+def split_heads(x: Tensor, num_heads: int, parts: int) -> tuple[Tensor, ...]:
+    """(B, T, parts * H) to `parts` tensors (B, heads, T, D).
+
+    With gradients they are made contiguous together: the products would copy each on its own and keep the
+    copies for backward.
+    """
+    split = x.unflatten(2, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return (split.contiguous() if torch.is_grad_enabled() else split).unbind(0)
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -34,10 +46,10 @@ def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: the dtype of the model.
 
     Returns:
-        (B, 1, 1, T) in `dtype`: `(1 - mask) * finfo(dtype).min`, Hugging Face's constant. A row whose
-        keys are all masked attends to them uniformly.
+        (B, T) in `dtype`: `(1 - mask) * finfo(dtype).min`, Hugging Face's constant. A sequence whose keys are
+        all masked attends to them uniformly.
     """
-    return (1.0 - mask.to(dtype))[:, None, None, :] * torch.finfo(dtype).min
+    return (1.0 - mask.to(dtype)) * torch.finfo(dtype).min
 
 
 def attend(
@@ -49,7 +61,7 @@ def attend(
     dropout_p: float = 0.0,
     want_probabilities: bool = False,
     implementation: str = "eager",
-) -> tuple[Tensor, Tensor | None]:
+) -> Attended:
     """One direction of attention with the heads already split.
 
     Args:
@@ -73,7 +85,8 @@ def attend(
     if fused and (mask is None or query.dtype is not torch.float16):
         if mask is not None and mask.dtype is not query.dtype:
             # under autocast the mask is fp32, whose smallest value would be -inf in bf16
-            mask = mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
+            lowest = mask.clamp(min=torch.finfo(query.dtype).min)
+            mask = torch.where(mask.isinf(), mask, lowest).to(query.dtype)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask), None
     scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
     # fp16: finfo.min plus a score below -16 would overflow to -inf
@@ -82,37 +95,72 @@ def attend(
         scores = scores + (mask.float() * 1e30 if mask.dtype is torch.float16 else mask)
     probabilities = torch.softmax(scores, dim=-1).to(query.dtype)
     if dropout_p > 0.0:
-        probabilities = F.dropout(probabilities, dropout_p)
+        probabilities = dropout(probabilities, dropout_p)
     return torch.matmul(probabilities, value), probabilities if want_probabilities else None
 
 
-def self_attention(
+def attention(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
+    key_value: Tensor,
+    queries: Layout,
+    keys: Layout,
     num_heads: int,
     *,
     dropout_p: float = 0.0,
     want_probabilities: bool = False,
     implementation: str = "eager",
-) -> tuple[Tensor, Tensor | None]:
-    """Multi-head self-attention of one stream, without any projection.
+) -> Attended:
+    """Multi-head attention from one stream's rows to another's, or from some rows of a stream to all of them.
 
     Args:
-        query, key, value: (B, T, H).
-        mask: (B, 1, 1, T) additive, or None.
+        query: (R, H), rows that `queries` reads.
+        key_value: (U, 2H), key and value side by side, rows that `keys` reads.
+        queries, keys: layouts of the same B sequences.
+
+    Other arguments: `attend`.
 
     Returns:
-        context (B, T, H) and probabilities (B, heads, T, T) or None. Other arguments: `attend`.
+        context (N, H), the rows that `queries` writes, and probabilities (B, heads, T, U) or None.
     """
+    (q,) = split_heads(queries.read(query), num_heads, 1)
+    k, v = split_heads(keys.read(key_value), num_heads, 2)
     context, probabilities = attend(
-        split_heads(query, num_heads),
-        split_heads(key, num_heads),
-        split_heads(value, num_heads),
-        mask,
+        q,
+        k,
+        v,
+        keys.mask,
         dropout_p=dropout_p,
         want_probabilities=want_probabilities,
         implementation=implementation,
     )
-    return join_heads(context), probabilities
+    return queries.write(join_heads(context)), probabilities
+
+
+def self_attention(
+    qkv: Tensor,
+    layout: Layout,
+    num_heads: int,
+    *,
+    dropout_p: float = 0.0,
+    want_probabilities: bool = False,
+    implementation: str = "eager",
+) -> Attended:
+    """Multi-head self-attention of one stream, without any projection.
+
+    Args:
+        qkv: (N, 3H), query, key and value side by side.
+        layout: which rows belong together.
+
+    Other arguments and what is returned: `attention`.
+    """
+    q, k, v = split_heads(layout.read(qkv), num_heads, 3)
+    context, probabilities = attend(
+        q,
+        k,
+        v,
+        layout.mask,
+        dropout_p=dropout_p,
+        want_probabilities=want_probabilities,
+        implementation=implementation,
+    )
+    return layout.write(join_heads(context)), probabilities

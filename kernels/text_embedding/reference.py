@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..dropout import dropout
+
 
 def text_embedding(
     word: Tensor,
@@ -32,4 +34,4 @@ def text_embedding(
     """
     total = word + position + segment
     y = F.layer_norm(total, (total.shape[-1],), *norm, eps)
-    return F.dropout(y, dropout_p) if dropout_p > 0.0 else y
+    return dropout(y, dropout_p) if dropout_p > 0.0 else y

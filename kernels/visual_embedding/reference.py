@@ -11,6 +11,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..dropout import dropout
+
 
 def visual_embedding(
     feature: Tensor,
@@ -36,4 +38,4 @@ def visual_embedding(
     x = F.layer_norm(feature, size, *feature_norm, eps)
     y = F.layer_norm(box, size, *box_norm, eps)
     average = (x + y) / 2
-    return F.dropout(average, dropout_p) if dropout_p > 0.0 else average
+    return dropout(average, dropout_p) if dropout_p > 0.0 else average

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import LxmertConfig
 from transformers.models.lxmert import modeling_lxmert as huggingface
 
+from lxmert_fast.execution import Stream
+from lxmert_fast.kernels.layout import dense
 from lxmert_fast.losses import IGNORE
 from lxmert_fast.modeling import LxmertModel
 from lxmert_fast.models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering
@@ -166,6 +168,19 @@ def object_attentions(model: nn.Module) -> Iterator[list[Tensor]]:
         collected += seen[1::2]
         for layer in layers:
             del layer.att.forward
+
+
+def all_rows(ids: Tensor) -> Stream:
+    """The stream of texts (S, T) that keep every position."""
+    layout = dense(*ids.shape, None, ids.device)
+    return Stream(layout, layout, layout)
+
+
+def embed_text(model: Any, ids: Tensor, segments: Tensor | None = None) -> Tensor:
+    """The embedding layer of either side: ids (S, T) to (S, T, H)."""
+    if isinstance(model.embeddings, huggingface.LxmertEmbeddings):
+        return model.embeddings(ids, segments)
+    return model.embeddings(ids, segments, None, all_rows(ids)).unflatten(0, ids.shape)
 
 
 def image_pairs_model(config: LxmertConfig) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import both, make_batch, make_config
+from cases import both, embed_text, make_batch, make_config
 from torch import Tensor
 
 from lxmert_fast.modeling import LxmertModel
@@ -69,7 +69,7 @@ def test_embeddings():
     regions = (batch["visual_feats"], batch["visual_pos"])
 
     def embed(model: Any) -> tuple[Tensor, Tensor]:
-        return model.embeddings(*ids), model.encoder.visn_fc(*regions)
+        return embed_text(model, *ids), model.encoder.visn_fc(*regions)
 
     still = embed(ours)
     for model in (ours.train(), theirs.train()):
@@ -84,7 +84,7 @@ def test_residual_sub_layers():
     """Every number of the product is dropped by itself; a constant product shows which."""
     ours, _ = both(LxmertModel, make_config(hidden_dropout_prob=RATE))
     sub_layer = ours.encoder.layer[0].output.train()
-    x, residual = torch.zeros(50, 9, 112), torch.zeros(50, 9, 64)
+    x, residual = torch.zeros(450, 112), torch.zeros(450, 64)
     sub_layer.LayerNorm = torch.nn.LayerNorm(64, eps=1e-12, elementwise_affine=True)
     sub_layer.dense.bias.fill_(1.0)
     torch.manual_seed(0)

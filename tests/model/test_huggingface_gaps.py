@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import B, T, both, make_batch, make_config, pretraining_labels, scatter
+from cases import B, T, both, embed_text, make_batch, make_config, pretraining_labels, scatter
 from tolerance import assert_close, gradients
 from transformers import LxmertConfig
 from transformers.models.lxmert import modeling_lxmert as huggingface
@@ -23,7 +23,7 @@ def test_row_5_embeddings_without_segments():
     ours, theirs = both(LxmertModel)
     ids = make_batch(ours.config)["input_ids"]
     wanted = theirs.embeddings(ids, torch.zeros_like(ids))
-    assert_close(ours.embeddings(ids), wanted)
+    assert_close(embed_text(ours, ids), wanted)
     with pytest.raises(AttributeError, match="position_ids"):
         theirs.embeddings(ids)
 
@@ -65,7 +65,7 @@ def test_row_14_without_any_layer_the_outputs_are_the_embeddings():
     model = scatter(LxmertModel(make_config(**LAYERS[2]))).eval()
     batch = make_batch(model.config)
     output = model(**batch)
-    text = model.embeddings(batch["input_ids"], batch.get("token_type_ids"))
+    text = embed_text(model, batch["input_ids"], batch.get("token_type_ids"))
     assert torch.equal(output.language_output, text)
     visual = model.encoder.visn_fc(batch["visual_feats"], batch["visual_pos"])
     assert torch.equal(output.vision_output, visual)

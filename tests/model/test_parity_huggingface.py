@@ -186,10 +186,12 @@ def test_question_answering_with_class_labels():
     found, wanted = ours(**batch), theirs(**batch)
     assert_same_output(found, wanted)
     found.loss.backward()
-    wanted.loss.backward()
+    # held against exact numbers: two fp32 roundings of them may be further from each other than either is
+    exact = theirs.double()
+    exact(**double(batch)).loss.backward()
     # the last layer's vision stream is read by nothing, and has no gradient on either side
-    assert sum(gradient is None for gradient in gradients(theirs).values()) == 16
-    assert_gradients_close(gradients(ours), gradients(theirs))
+    assert sum(gradient is None for gradient in gradients(exact).values()) == 16
+    assert_gradients_close(gradients(ours), gradients(exact))
 
 
 @pytest.mark.parametrize("mask", ["none", "both", "fully masked row"])

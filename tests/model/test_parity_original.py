@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import embed_text
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tolerance import assert_close, assert_gradients_close, gradients
@@ -83,7 +84,7 @@ def test_outputs(model: Any, golden: dict[str, Tensor], implementation: str):
     backbone = ("input_ids", "visual_feats", "visual_pos", "attention_mask")
     states = model.lxmert(**{name: inputs[name] for name in backbone})
     found = {
-        "embedding": model.lxmert.embeddings(inputs["input_ids"]),
+        "embedding": embed_text(model.lxmert, inputs["input_ids"]),
         "visual_embedding": model.lxmert.encoder.visn_fc(inputs["visual_feats"], inputs["visual_pos"]),
         "language": states.language_output,
         "vision": states.vision_output,

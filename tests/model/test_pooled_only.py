@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import LxmertConfig
 
+from lxmert_fast.execution import Reads
 from lxmert_fast.modeling import LxmertModel
 
 # reference 2.6: what the original leaves without gradient under a classification head
@@ -38,7 +41,7 @@ def batch() -> dict[str, Tensor]:
     }
 
 
-def gradients(model: LxmertModel, **options: bool) -> tuple[Tensor, dict[str, Tensor | None]]:
+def gradients(model: LxmertModel, **options: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
     model.zero_grad()
     pooled = model(**batch(), **options).pooled_output
     pooled.square().sum().backward()
@@ -50,7 +53,7 @@ def test_outputs_and_gradients_are_those_of_the_whole_layer(x_layers):
     """fp64: equal to 1e-10 of the largest value of all (a key's bias has gradient zero up to rounding)."""
     model = small(x_layers=x_layers)
     whole, wanted = gradients(model)
-    first, found = gradients(model, pooled_only=True)
+    first, found = gradients(model, reads=Reads())
     torch.testing.assert_close(first, whole, rtol=0, atol=1e-10)
     largest = max(float(g.abs().max()) for g in wanted.values() if g is not None)
     for name, gradient in wanted.items():
@@ -62,16 +65,18 @@ def test_outputs_and_gradients_are_those_of_the_whole_layer(x_layers):
 
 
 def test_dead_parameters_stay_without_gradient():
-    _, found = gradients(small(), pooled_only=True)
+    _, found = gradients(small(), reads=Reads())
     without = {name for name, gradient in found.items() if gradient is None}
     last = {name for name in found if name.startswith("encoder.x_layers.1.") and any(d in name for d in DEAD)}
     assert len(last) == 16
     assert without == last
 
 
-@pytest.mark.parametrize("option", ["output_attentions", "output_hidden_states"])
-def test_whoever_asks_for_layers_gets_whole_layers(option):
+def test_whoever_asks_for_layers_gets_whole_layers():
     model = small()
-    output = model(**batch(), pooled_only=True, **{option: True})
-    assert output.vision_output.shape == (4, 5, 24)
-    assert output.language_output.shape == (4, 7, 24)
+    output = model(**batch(), reads=Reads(), output_attentions=True, output_hidden_states=True)
+    assert output.vision_hidden_states[-1].shape == (4, 5, 24)
+    assert output.language_hidden_states[-1].shape == (4, 7, 24)
+    assert output.cross_encoder_attentions[-1].shape == (4, 3, 7, 5)
+    assert output.language_output is None
+    torch.testing.assert_close(output.pooled_output, model(**batch()).pooled_output, rtol=0, atol=1e-10)

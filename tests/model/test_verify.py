@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lxmert_fast import verify as room
 from lxmert_fast.checkpoint import save_airsplay, save_folder
 from lxmert_fast.commands.verify import verify as command
 from lxmert_fast.errors import InputError
+from lxmert_fast.kernels.layout import Layout
 from lxmert_fast.modeling import LxmertLayer, LxmertModel, LxmertXLayer
 from lxmert_fast.models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering
 from lxmert_fast.verify import BATCHES, TOLERANCE, Difference, difference, verify
@@ -97,14 +99,18 @@ def test_weights_that_are_not_finite_never_pass(name: str, value: float, tmp_pat
 
 def forget_text_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LxmertLayer.forward
-    monkeypatch.setattr(LxmertLayer, "forward", lambda self, x, mask, want=False: whole(self, x, None, want))
+
+    def forward(self: Any, x: Tensor, layout: Layout, want: bool = False) -> Any:
+        return whole(self, x, replace(layout, mask=None), want)
+
+    monkeypatch.setattr(LxmertLayer, "forward", forward)
 
 
 def forget_object_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LxmertXLayer.forward
 
-    def forward(self: Any, text: Tensor, tm: Any, objects: Tensor, om: Any, want: bool = False) -> Any:
-        return whole(self, text, tm, objects, None, want)
+    def forward(self: Any, text: Tensor, texts: Layout, objects: Tensor, images: Layout, *rest: Any) -> Any:
+        return whole(self, text, texts, objects, replace(images, mask=None), *rest)
 
     monkeypatch.setattr(LxmertXLayer, "forward", forward)
 

@@ -1,0 +1,112 @@
+"""Linear layers that read the same rows, as one matrix product.
+
+    [q k v] = x [W_q W_k W_v]^T + [b_q b_k b_v]
+
+The parameters stay where Hugging Face keeps them. In training their weights are joined anew at each call, a
+copy that is small beside the product. Without gradients on a CPU the joined weights are kept in the layout
+that oneDNN reads fastest, with bias and GELU in the same pass over the result, until a weight changes.
+
+A layer that is more than a plain `nn.Linear` (an adapter, a quantised layer, one with hooks such as
+ZeRO-3's) is called as it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .kernels.bias_gelu import bias_gelu
+
+
+def dense(x: Tensor, *layers: nn.Module) -> Tensor:
+    """Rows (N, H) through each layer, the results side by side: (N, sum of the layers' widths)."""
+    plain = _plain(layers)
+    if plain is None:
+        outputs = [layer(x) for layer in layers]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+    if _may_prepare(x, plain):
+        weight, bias = _prepared(plain)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return nn.functional.linear(x, *_joined(plain))
+
+
+def dense_gelu(x: Tensor, layer: nn.Module) -> Tensor:
+    """gelu(W x + b), exact GELU: (N, H) to (N, width)."""
+    plain = _plain((layer,))
+    if plain is not None and _may_prepare(x, plain):
+        weight, bias = _prepared(plain)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
+    return bias_gelu(layer(x))
+
+
+def _plain(layers: tuple[nn.Module, ...]) -> tuple[nn.Linear, ...] | None:
+    for layer in layers:
+        if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+            return None
+    return cast(tuple[nn.Linear, ...], layers)
+
+
+def _joined(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
+    if len(layers) == 1:
+        return layers[0].weight, layers[0].bias
+    weight = torch.cat([layer.weight for layer in layers])
+    if layers[0].bias is None:
+        return weight, None
+    return weight, torch.cat([layer.bias for layer in layers])
+
+
+def _may_prepare(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
+    return (
+        not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and x.dtype is torch.float32
+        and all(layer.weight.dtype is torch.float32 for layer in layers)
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _Prepared(NamedTuple):
+    """Joined weights in oneDNN's layout, and what tells whether they still are the layers'."""
+
+    mark: tuple[object, ...]
+    samples: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+_SAMPLES = 64
+_KEPT: WeakKeyDictionary[nn.Module, dict[int, _Prepared]] = WeakKeyDictionary()
+
+
+def _prepared(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
+    """The joined weights of plain layers, prepared anew where one has changed.
+
+    A change shows in the tensors' identities and version counters. One that goes around these, through
+    `.data`, shows in a sample of the numbers: new weights differ everywhere.
+    """
+    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    mark = tuple((id(p), p.data_ptr(), _version(p)) for p in parameters)
+    samples = torch.cat([_sample(p) for p in parameters])
+    kept = _KEPT.setdefault(layers[0], {}).get(len(layers))
+    if kept is None or kept.mark != mark or not torch.equal(kept.samples, samples):
+        with torch.no_grad():
+            weight, bias = _joined(layers)
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        kept = _Prepared(mark, samples, weight, None if bias is None else bias.detach().clone())
+        _KEPT[layers[0]][len(layers)] = kept
+    return kept.weight, kept.bias
+
+
+def _version(p: Tensor) -> int:
+    return 0 if p.is_inference() else p._version
+
+
+def _sample(p: Tensor) -> Tensor:
+    flat = p.detach().view(-1)
+    return flat[:: max(1, flat.numel() // _SAMPLES)]
