@@ -19,6 +19,9 @@ if (_ROOT / "setup.py").is_file() and (_ROOT / "kernels").is_dir():
 
 _HOMES = {
     "Answerer": "answering",
+    "accelerate": "swap",
+    "compile_model": "compiled",
+    "quantize": "int8",
     "LxmertModel": "modeling",
     "LxmertForPreTraining": "models",
     "LxmertForQuestionAnswering": "models",

@@ -18,13 +18,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .kernels.bias_gelu import bias_gelu
+from .kernels.bias_gelu import bias_gelu, gelu_linear
 
 
 def dense(x: Tensor, *layers: nn.Module) -> Tensor:
     """Rows (N, H) through each layer, the results side by side: (N, sum of the layers' widths)."""
     plain = _plain(layers)
     if plain is None:
+        together = getattr(type(layers[0]), "together", None)
+        if together is not None and len({type(layer) for layer in layers}) == 1:
+            return together(x, layers)
         outputs = [layer(x) for layer in layers]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
     if _may_prepare(x, plain):
@@ -42,9 +45,22 @@ def dense_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     return bias_gelu(layer(x))
 
 
+def gelu_dense(u: Tensor, layer: nn.Module) -> Tensor:
+    """W gelu(u) + b, exact GELU, keeping u alone for backward: (N, inner) to (N, width)."""
+    plain = _plain((layer,))
+    if plain is None or plain[0].bias is None or torch.is_autocast_enabled(u.device.type):
+        return layer(bias_gelu(u))
+    return gelu_linear(u, plain[0].weight, plain[0].bias)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def _plain(layers: tuple[nn.Module, ...]) -> tuple[nn.Linear, ...] | None:
     for layer in layers:
-        if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+        if type(layer) is not nn.Linear or has_hooks(layer):
             return None
     return cast(tuple[nn.Linear, ...], layers)
 
@@ -59,15 +75,13 @@ def _joined(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
 
 
 def _may_prepare(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu" or not x.numel():
+        return False
     return (
-        not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and x.dtype is torch.float32
+        x.dtype is torch.float32
         and all(layer.weight.dtype is torch.float32 for layer in layers)
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -13,6 +13,7 @@ objects, N rows, H hidden.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN, GELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .dense import dense, dense_gelu
+from .dense import dense, dense_gelu, gelu_dense, has_hooks
 from .errors import InputError
 from .execution import Inputs, Plan, Reads, Stream, make_plan
 from .inputs import check_inputs
@@ -36,6 +37,8 @@ from .kernels.visual_embedding import visual_embedding
 from .outputs import LxmertModelOutput, huggingface_tuple
 
 LAYER_NORM_EPS = 1e-12
+#: Rows whose widest hidden state still lies in a processor's cache, and in memory that is not asked for anew.
+CACHED_ROWS = 1280
 
 
 def dropout_rate(module: nn.Module) -> float:
@@ -155,8 +158,12 @@ class LxmertResidual(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Rows (N, in_size) and (N, H) to (N, H)."""
+        return self.end(dense(x, self.dense), residual)
+
+    def end(self, product: Tensor, residual: Tensor) -> Tensor:
+        """The same after the product."""
         return dropout_add_layer_norm(
-            dense(x, self.dense),
+            product,
             residual,
             self.LayerNorm.weight,
             self.LayerNorm.bias,
@@ -251,6 +258,23 @@ def activated(x: Tensor, layer: nn.Module, activation: nn.Module) -> Tensor:
     return dense_gelu(x, layer) if isinstance(activation, GELUActivation) else activation(layer(x))
 
 
+def feed_forward(inner: LxmertIntermediate, outer: LxmertResidual, x: Tensor) -> Tensor:
+    """The feed-forward sub-layer: LayerNorm(dropout(W_2 gelu(W_1 x + b_1) + b_2) + x).
+
+    For backward the activation is kept once, not twice, unless a hook wants to see it. Without gradients rows
+    go through in pieces that stay in the cache.
+    """
+    exact = isinstance(inner.intermediate_act_fn, GELUActivation)
+    if torch.is_grad_enabled():
+        if not exact or has_hooks(inner) or has_hooks(outer):
+            return outer(inner(x), x)
+        return outer.end(gelu_dense(dense(x, inner.dense), outer.dense), x)
+    if len(x) <= CACHED_ROWS or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return outer(inner(x), x)
+    pieces = x.split(math.ceil(len(x) / math.ceil(len(x) / CACHED_ROWS)))
+    return torch.cat([outer(inner(piece), piece) for piece in pieces])
+
+
 class LxmertLayer(GradientCheckpointingLayer):
     """Layer of a single-modality encoder (section 2.1.2): self-attention, then feed-forward."""
 
@@ -263,7 +287,7 @@ class LxmertLayer(GradientCheckpointingLayer):
     def forward(self, x: Tensor, layout: Layout, want: bool = False) -> tuple[Tensor, Tensor | None]:
         """Rows (N, H) to rows (N, H) and, when wanted, probabilities."""
         attended, probabilities = self.attention(x, layout, want)
-        return self.output(self.intermediate(attended), attended), probabilities
+        return feed_forward(self.intermediate, self.output, attended), probabilities
 
 
 class LxmertXLayer(GradientCheckpointingLayer):
@@ -291,8 +315,8 @@ class LxmertXLayer(GradientCheckpointingLayer):
         )
         text, _ = self.lang_self_att(text, plan.text.pairs)
         objects, _ = self.visn_self_att(objects, plan.objects.pairs)
-        text = self.lang_output(self.lang_inter(text), text)
-        objects = self.visn_output(self.visn_inter(objects), objects)
+        text = feed_forward(self.lang_inter, self.lang_output, text)
+        objects = feed_forward(self.visn_inter, self.visn_output, objects)
         return text, objects, text_to_objects, objects_to_text
 
     def read(
@@ -309,9 +333,9 @@ class LxmertXLayer(GradientCheckpointingLayer):
         else:
             text, objects, _, _ = self.visual_attention(text, texts, objects, images)
             read_objects = _read(self.visn_self_att, objects, plan.objects)
-            read_objects = self.visn_output(self.visn_inter(read_objects), read_objects)
+            read_objects = feed_forward(self.visn_inter, self.visn_output, read_objects)
         text = _read(self.lang_self_att, text, plan.text)
-        return self.lang_output(self.lang_inter(text), text), read_objects
+        return feed_forward(self.lang_inter, self.lang_output, text), read_objects
 
 
 def _read(layer: LxmertSelfAttentionLayer, x: Tensor, stream: Stream) -> Tensor:

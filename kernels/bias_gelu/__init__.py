@@ -1,5 +1,5 @@
 """Dense bias and exact GELU."""
 
-from .reference import bias_gelu
+from .reference import bias_gelu, gelu_linear
 
-__all__ = ["bias_gelu"]
+__all__ = ["bias_gelu", "gelu_linear"]
