@@ -22,11 +22,12 @@ from .modeling import LxmertModel
 M = TypeVar("M", bound=nn.Module)
 
 
-def compile_model(model: M) -> M:
+def compile_model(model: M, backend: str = "inductor") -> M:
     """Compile the encoders of a model, in place; the first batches take a minute or more.
 
     Args:
         model: one of this library's models, or one of transformers' after `accelerate`.
+        backend: of `torch.compile`.
 
     Returns:
         The model.
@@ -40,6 +41,6 @@ def compile_model(model: M) -> M:
     for backbone in backbones:
         # as an attribute of the instance: the class and other models stay as they are
         backbone.__dict__["run"] = torch.compile(
-            type(backbone).run.__get__(backbone), fullgraph=True, dynamic=True
+            type(backbone).run.__get__(backbone), fullgraph=True, dynamic=True, backend=backend
         )
     return model

@@ -12,11 +12,12 @@ ZeRO-3's) is called as it is.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .kernels.bias_gelu import bias_gelu, gelu_linear
 
@@ -33,6 +34,9 @@ def dense(x: Tensor, *layers: nn.Module) -> Tensor:
     if _may_prepare(x, plain):
         weight, bias = _prepared(plain)
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    weights, biases = [layer.weight for layer in plain], [layer.bias for layer in plain]
+    if len(plain) > 1 and torch.is_grad_enabled() and _keeps_dtype(x, biases):
+        return _JoinedLinear.apply(len(plain), x, *weights, *biases)
     return nn.functional.linear(x, *_joined(plain))
 
 
@@ -72,6 +76,39 @@ def _joined(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
     if layers[0].bias is None:
         return weight, None
     return weight, torch.cat([layer.bias for layer in layers])
+
+
+def _keeps_dtype(x: Tensor, biases: list[Tensor]) -> bool:
+    return (
+        None not in biases
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+
+
+class _JoinedLinear(torch.autograd.Function):
+    """The product with joined weights, which are joined again in backward and not kept until then."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.count = count
+        ctx.save_for_backward(x, *parameters[:count])
+        return nn.functional.linear(x, torch.cat(parameters[:count]), torch.cat(parameters[count:]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        (grad,) = grads
+        _, of_x, *of_parameters = ctx.needs_input_grad
+        widths = [len(weight) for weight in weights]
+        nothing = [None] * ctx.count
+        return (
+            None,
+            grad @ torch.cat(weights) if of_x else None,
+            *((grad.t() @ x).split(widths) if any(of_parameters[: ctx.count]) else nothing),
+            *(grad.sum(0).split(widths) if any(of_parameters[ctx.count :]) else nothing),
+        )
 
 
 def _may_prepare(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:

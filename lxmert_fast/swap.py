@@ -96,7 +96,8 @@ class Handle:
             stock = _STOCK.get(type(module))
             if stock is not None:
                 module.__class__ = stock
-                for name in _OPTIONS:
+                # options, and what `compile_model` put there
+                for name in (*_OPTIONS, "run"):
                     module.__dict__.pop(name, None)
         return self.model
 
