@@ -75,6 +75,56 @@ def test_labelled_batch_with_a_shared_image(world: World) -> None:
     assert batch.extras["question_types"] == ["q", "", ""]
 
 
+def test_a_question_asked_twice_stands_once(world: World) -> None:
+    """Twice in the same tokens: w1 of two images, once in capitals; padding and order are of the texts."""
+    asked = ("w1 w2", "w1", "W1", "w1 w2 w3 w4", "w1 w2")
+    entries = [
+        {"question_id": number, "img_id": f"i{number % 3}", "sent": sent} for number, sent in enumerate(asked)
+    ]
+    dataset = world.dataset(entries)
+    batch = dataset[BatchKey(0, 0, np.array([4, 2, 1, 0]))]
+    inputs = batch.inputs
+    assert sorted(inputs["input_ids"].tolist()) == [[2, 6, 3, 0], [2, 6, 7, 3]]
+    assert inputs["input_ids"][inputs["text_index"]].tolist() == [
+        [2, 6, 7, 3],
+        *[[2, 6, 3, 0]] * 2,
+        [2, 6, 7, 3],
+    ]
+    assert inputs["attention_mask"][inputs["text_index"]].sum(1).tolist() == [4, 3, 3, 4]
+    assert inputs["text_index"].dtype == torch.int64
+    assert batch.extras["rows"].tolist() == batch.extras["question_ids"] == [4, 2, 1, 0]
+    assert "text_index" not in dataset[BatchKey(0, 0, np.array([3, 1, 4]))].inputs
+
+
+def test_sharing_is_the_plain_batch(world: World) -> None:
+    """Random questions of few words and images: every pair has its own tokens, mask, regions and labels."""
+    rng = np.random.default_rng(0)
+    entries = [
+        {
+            "question_id": number,
+            "img_id": f"i{rng.integers(3)}",
+            "sent": " ".join(f"w{word}" for word in rng.integers(1, 3, rng.integers(1, 4))),
+            "label": {"yes": 1.0} if rng.random() < 0.5 else {},
+        }
+        for number in range(40)
+    ]
+    dataset = world.dataset(entries)
+    for rows in (rng.permutation(40)[:12], np.arange(40), np.zeros(3, np.int64)):
+        inputs = dataset[BatchKey(0, 0, rows)].inputs
+        assert len(inputs["input_ids"]) == inputs["text_index"].max() + 1 < len(rows)
+        assert len(inputs["visual_feats"]) == inputs["image_index"].max() + 1 < len(rows)
+        for place, row in enumerate(rows):
+            alone = dataset[BatchKey(0, 0, np.array([row]))].inputs
+            assert not {"text_index", "image_index"} & set(alone)
+            text, image = inputs["text_index"][place], inputs["image_index"][place]
+            boxes, width = alone["visual_feats"].shape[1], alone["input_ids"].shape[1]
+            assert torch.equal(inputs["input_ids"][text, :width], alone["input_ids"][0])
+            assert inputs["attention_mask"][text].sum() == width
+            assert torch.equal(inputs["visual_feats"][image, :boxes], alone["visual_feats"][0])
+            assert torch.equal(inputs["visual_pos"][image, :boxes], alone["visual_pos"][0])
+            assert torch.equal(inputs["labels"][place], alone["labels"][0])
+
+
 def test_different_images_need_no_index(world: World) -> None:
     inputs = world.dataset(trim=False)[BatchKey(0, 0, np.array([3, 0]))].inputs
     assert "image_index" not in inputs
@@ -167,7 +217,7 @@ def test_workers_change_nothing(world: World) -> None:
     wanted = [dataset[key] for key in EpochBatches(4, 2, seed=1)]
     found = list(make_loader(dataset, EpochBatches(4, 2, seed=1), num_workers=2))
     for one, two in zip(found, wanted, strict=True):
-        assert one.extras == two.extras
+        np.testing.assert_equal(one.extras, two.extras)
         assert one.inputs.keys() == two.inputs.keys()
         assert all(torch.equal(one.inputs[name], two.inputs[name]) for name in one.inputs)
 
