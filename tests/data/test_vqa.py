@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import SPECIAL_TOKENS, TextEncoder
 from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
 from lxmert_fast.errors import InputError
+from lxmert_fast.train.evaluate import answer_questions
 
 ANSWERS = AnswerMap(["no", "yes", "blue"], source="label2ans.json")
 
@@ -220,6 +222,48 @@ def test_workers_change_nothing(world: World) -> None:
         np.testing.assert_equal(one.extras, two.extras)
         assert one.inputs.keys() == two.inputs.keys()
         assert all(torch.equal(one.inputs[name], two.inputs[name]) for name in one.inputs)
+
+
+class ReadsTheWord(torch.nn.Module):
+    """Its answer is the number of the question's first word; it counts the images that it is shown."""
+
+    device = torch.device("cpu")
+    images = 0
+
+    def forward(self, input_ids: torch.Tensor, **inputs: torch.Tensor) -> SimpleNamespace:
+        self.images += len(inputs["visual_feats"])
+        words = input_ids[:, 1] - 5
+        words = words[inputs["text_index"]] if "text_index" in inputs else words
+        return SimpleNamespace(question_answering_score=torch.nn.functional.one_hot(words, 3).float())
+
+
+def test_evaluation_is_in_file_order_and_sees_each_image_once(world: World) -> None:
+    rng = np.random.default_rng(3)
+    words, images = rng.integers(3, size=30), rng.permutation(np.repeat(np.arange(3), 10))
+    entries = [
+        {
+            "question_id": number,
+            "img_id": f"i{image}",
+            "sent": f"w{word}",
+            "label": {ANSWERS.names[word]: 0.5 + number / 100},
+            "answer_type": str(number % 4),
+            "question_type": str(number % 5),
+        }
+        for number, (word, image) in enumerate(zip(words, images, strict=True))
+    ]
+    model: Any = ReadsTheWord()
+    found = answer_questions(model, world.dataset(entries), batch_size=10)
+    assert model.images == 3
+    assert found.question_ids == list(range(30))
+    assert found.answers == [ANSWERS.names[word] for word in words]
+    np.testing.assert_allclose(found.scores, 0.5 + np.arange(30) / 100, rtol=1e-6)
+    assert found.answer_types == [str(number % 4) for number in range(30)]
+    assert found.question_types == [str(number % 5) for number in range(30)]
+    for entry in entries:
+        del entry["label"]
+    unlabelled = answer_questions(model, world.dataset(entries), batch_size=7)
+    assert unlabelled.scores is None
+    assert unlabelled.answers == found.answers
 
 
 @pytest.fixture(scope="module")
