@@ -10,7 +10,9 @@ import pytest
 import torch
 from small_data import aggregated, known_store, small_encoder, write_json
 
-from lxmert_fast.data.batches import BatchKey
+from lxmert_fast.data.batches import Batch, BatchKey, EpochBatches
+from lxmert_fast.data.pretraining import PretrainingDataset
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.train import loop
 from lxmert_fast.train.finetune import AnswerTask
 from lxmert_fast.train.loop import fit
@@ -55,7 +57,7 @@ def tree(folder: Path, output: Path, **data: Any) -> dict[str, Any]:
 
 def pretraining(folder: Path, output: Path, **data: Any) -> PretrainSettings:
     train = [str(folder / "pretrain.json")]
-    values = tree(folder, output, train=train, valid=train, **data)
+    values = tree(folder, output, **{"train": train, "valid": train} | data)
     return check_settings(PretrainSettings, values, "test")
 
 
@@ -93,7 +95,25 @@ def test_only_training_shares_and_only_when_asked(folder: Path, tmp_path: Path) 
     assert "image_index" not in sharing.valid[key].inputs
 
 
-@pytest.mark.parametrize("killed_at", [1, 7])
+def test_training_takes_the_batches_of_the_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pretraining(folder, tmp_path, sentences_per_image=4, valid=[])
+    task, build, found = PretrainTask(settings), PretrainingDataset.__getitem__, list[np.ndarray]()
+
+    def seen(self: PretrainingDataset, key: BatchKey) -> Batch:
+        found.append(key.rows)
+        return build(self, key)
+
+    monkeypatch.setattr(PretrainingDataset, "__getitem__", seen)
+    fit(task, settings.optimisation, settings.run, report=lambda _: None)
+    runs = Runs(task.train.examples.images, 4)
+    batches = EpochBatches(IMAGES * SENTENCES, 10, seed=settings.run.seed, runs=runs)
+    wanted = [key.rows for _ in range(2) for key in batches]
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("killed_at", [3, 9])
 def test_a_killed_run_goes_on_bit_for_bit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
