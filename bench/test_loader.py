@@ -28,6 +28,7 @@ from lxmert_fast.data.masking import mask_words
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.region_format import ImageRegions
 from lxmert_fast.data.regions import RegionStore, RegionWriter
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import SPECIAL_TOKENS, TextEncoder
 
 IMAGES, SENTENCES, OBJECTS, FEATURES, BATCH = 4000, 12, 36, 2048, 256
@@ -154,6 +155,14 @@ def test_examples_a_second(
     benchmark.extra_info["workers"] = 2
     print(f"\n{rate:,.0f} examples a second")
     assert rate >= WANTED
+
+
+def test_order_of_an_epoch(benchmark: BenchmarkFixture) -> None:
+    """The paper's 9.18 million sentences of 180,000 images, four of an image together: once an epoch."""
+    images = np.random.default_rng(0).integers(180_000, size=9_180_000).astype(np.int32)
+    batches = EpochBatches(len(images), BATCH, seed=0, runs=Runs(images, 4))
+    first = benchmark.pedantic(lambda: next(iter(batches)), rounds=3)
+    assert len(np.unique(images[first.rows])) < BATCH / 3
 
 
 def mask_words_word_by_word(

@@ -17,6 +17,7 @@ from lxmert_fast.answering import open_model_folder
 from lxmert_fast.commands.progress import progress
 from lxmert_fast.data.batches import EpochBatches, make_loader
 from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.vqa import VqaDataset
 from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_file
@@ -59,25 +60,26 @@ def answer_questions(
     workers: int = 0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Answers:
-    """Run a question-answering model over a data set, in its order, without dropout."""
+    """Run a question-answering model over a data set, without dropout; answers are in the data set's order.
+
+    Questions of an image are answered together, so that it is read and encoded once.
+    """
     model.eval()
-    batches = EpochBatches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False)
-    names = dataset.answers.names
-    found = Answers([], [], None, [], [])
-    scores: list[np.ndarray] = []
+    runs = Runs(dataset.images)
+    batches = EpochBatches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False, runs=runs)
+    found = np.empty(len(dataset), np.int64)
+    scores = np.empty(len(dataset), np.float32) if dataset.labelled else None
     for batch in make_loader(dataset, batches, num_workers=workers):
         inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
         output = model(**to_device(inputs, model.device))
         best = output.question_answering_score.argmax(-1).cpu()
-        found.question_ids.extend(batch.extras["question_ids"])
-        found.answers.extend(names[index] for index in best.tolist())
-        found.answer_types.extend(batch.extras["answer_types"])
-        found.question_types.extend(batch.extras["question_types"])
-        if "labels" in batch.inputs:
-            scores.append(batch.inputs["labels"].gather(1, best[:, None]).squeeze(1).numpy())
+        rows = batch.extras["rows"]
+        found[rows] = best.numpy()
+        if scores is not None:
+            scores[rows] = batch.inputs["labels"].gather(1, best[:, None]).squeeze(1).numpy()
         advance(len(best))
-    joined = np.concatenate(scores) if scores else None
-    return Answers(found.question_ids, found.answers, joined, found.answer_types, found.question_types)
+    answers = [dataset.answers.names[index] for index in found]
+    return Answers(dataset.question_ids, answers, scores, dataset.answer_types, dataset.question_types)
 
 
 def score_answers(answers: Answers) -> Scores:

@@ -13,6 +13,7 @@ from lxmert_fast.answering import LABEL2ANS, save_model_folder
 from lxmert_fast.checkpoint import load_answer_rows, load_into, load_model
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
 from lxmert_fast.errors import InputError
@@ -80,6 +81,7 @@ class AnswerTask(Task):
         self.store = RegionStore(*files.regions)
         self.answers = files.answers
         self.workers = settings.run.workers
+        self.questions_per_image = data.questions_per_image
 
         def dataset(path: Path) -> VqaDataset:
             return VqaDataset(
@@ -118,6 +120,10 @@ class AnswerTask(Task):
 
     def num_examples(self) -> int:
         return len(self.train)
+
+    def runs(self) -> Runs | None:
+        limit = self.questions_per_image
+        return Runs(self.train.images, limit) if limit > 1 else None
 
     def losses(self, output: Any) -> dict[str, Tensor]:
         return {}

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from lxmert_fast.commands.progress import progress
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.errors import Diverged, InputError
 
 from .checkpoints import publish_folder
@@ -41,6 +42,10 @@ class Task(ABC):
     @abstractmethod
     def num_examples(self) -> int:
         """Training examples in an epoch."""
+
+    def runs(self) -> Runs | None:
+        """Training examples that stand together in an epoch; None shuffles each on its own."""
+        return None
 
     def forward_options(self, epoch: int) -> dict[str, Any]:
         """Arguments of the model that depend on the epoch, such as loss weights."""
@@ -95,7 +100,7 @@ def fit(
             f"the training set has {task.num_examples()} examples, one update takes "
             f"{optimisation.batch_size} x {optimisation.accumulation}: lower optimisation.batch_size"
         )
-    batches = EpochBatches(task.num_examples(), optimisation.batch_size, seed=run.seed)
+    batches = EpochBatches(task.num_examples(), optimisation.batch_size, seed=run.seed, runs=task.runs())
     updates = per_epoch // optimisation.accumulation * optimisation.epochs
     if optimisation.gradient_checkpointing:
         task.model.gradient_checkpointing_enable()

@@ -15,6 +15,7 @@ from lxmert_fast.data.batches import EpochBatches, make_loader
 from lxmert_fast.data.examples import Examples, SelectsAnswers, labels_of, read_examples
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
@@ -49,7 +50,10 @@ class PretrainTask(Task):
         self.store = RegionStore(*data.regions)
         self.answers = _answers(data)
         examples = read_examples(data.train, self.store, self.text, self.answers)
-        self.train: PretrainingDataset = self._dataset(examples, seed, examples)
+        # Validation draws for each pair whatever training does, so that its losses can be compared.
+        self.train: PretrainingDataset = self._dataset(
+            examples, seed, examples, share_images=data.sentences_per_image > 1
+        )
         self.valid: PretrainingDataset | None = None
         if data.valid:
             self.valid = self._dataset(
@@ -57,7 +61,9 @@ class PretrainTask(Task):
             )
         self.model = self._model(settings)
 
-    def _dataset(self, examples: Examples, seed: int, random_from: Examples) -> PretrainingDataset:
+    def _dataset(
+        self, examples: Examples, seed: int, random_from: Examples, *, share_images: bool = False
+    ) -> PretrainingDataset:
         data = self.data
         return PretrainingDataset(
             examples,
@@ -69,6 +75,7 @@ class PretrainTask(Task):
             label_masked_only=data.label_masked_only,
             answer_from_epoch=data.answer_from_epoch,
             random_from=random_from,
+            share_images=share_images,
         )
 
     def _model(self, settings: PretrainSettings) -> LxmertForPreTraining:
@@ -87,6 +94,10 @@ class PretrainTask(Task):
 
     def num_examples(self) -> int:
         return len(self.train)
+
+    def runs(self) -> Runs | None:
+        limit = self.data.sentences_per_image
+        return Runs(self.train.examples.images, limit) if limit > 1 else None
 
     def forward_options(self, epoch: int) -> dict[str, Any]:
         return {"loss_weights": {"qa": self.data.answer_weight}, "loss_only": True}

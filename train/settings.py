@@ -92,6 +92,9 @@ class PretrainingData(Section):
     answers: Path | None = None
     """The joint table (`all_ans.json`) or a list of answers; the labels of the training files when absent."""
     max_length: Count = 20
+    sentences_per_image: Count = 1
+    """Sentences of an image that stand in a batch together, at most. 1 draws each on its own, as the original
+    does; more read and encode an image once for all of them, which then share its hidden objects."""
     word_mask_rate: Rate = 0.15
     object_mask_rate: Rate = 0.15
     label_masked_only: bool = False
@@ -115,6 +118,9 @@ class VqaData(Section):
     """`label2ans.json`; the labels of the training file when absent."""
     unknown_answers: Literal["error", "ignore"] = "error"
     max_length: Count = 20
+    questions_per_image: Count = 1
+    """Questions of an image that stand in a training batch together, at most, so that it is read and encoded
+    once for them. 1 draws every question on its own, as the original does."""
     blind: bool = False
     """Zero every region: the question-only model, the figure to report beside any result."""
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.errors import InputError
 
 
@@ -23,7 +24,7 @@ class BatchKey(NamedTuple):
 
     epoch: int
     step: int
-    """Index of the batch within its epoch."""
+    """Index of the batch within its epoch, counted over all ranks: the draws of two ranks differ."""
     rows: np.ndarray
     """(B,) int64 example numbers."""
 
@@ -42,34 +43,60 @@ class Batch(NamedTuple):
 class EpochBatches(Sampler[BatchKey]):
     """The batches of an epoch, each example once; the order depends on (seed, epoch) alone.
 
+    Ranks take turns: of every B * W examples of the order, rank r has the r-th B. So W ranks see the
+    batches that one process would see, under the same keys, and examples that stand together stay together.
+    All take the same number of steps, and no example is repeated to make that so.
+
     Args:
         num_examples: examples in an epoch.
-        batch_size: B.
+        batch_size: B, of one rank.
         seed: of the order.
-        shuffle: False keeps file order.
-        drop_last: leave out what does not fill a batch, as the original does in training.
+        shuffle: False keeps file order, or with `runs` the order of their groups.
+        drop_last: leave out what does not fill a batch on every rank, as the original does in training.
+            False divides it evenly: a last step where batches are smaller, or, where that would leave a rank
+            without any, one example more for some ranks in the step before.
+        runs: examples that stand together; None shuffles each on its own.
+        rank, num_ranks: whose batches these are, and W.
 
     Raises:
-        InputError: no batch would be left.
+        InputError: a rank would have no batch; runs of other examples; a rank outside 0 to W - 1.
     """
 
     def __init__(
-        self, num_examples: int, batch_size: int, *, seed: int, shuffle: bool = True, drop_last: bool = True
+        self,
+        num_examples: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        runs: Runs | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size is {batch_size}, wanted at least 1")
-        if num_examples < (batch_size if drop_last else 1):
-            raise InputError(f"{num_examples} examples, wanted at least one batch of {batch_size}")
+        if not 0 <= rank < num_ranks:
+            raise InputError(f"rank {rank} of {num_ranks}, wanted 0 to {num_ranks - 1}")
+        least = batch_size if drop_last else 1
+        if num_examples < least * num_ranks:
+            ranks = f" for each of {num_ranks} ranks" if num_ranks > 1 else ""
+            raise InputError(f"{num_examples} examples, wanted at least one batch of {least}{ranks}")
+        if runs is not None and len(runs) != num_examples:
+            raise InputError(f"runs of {len(runs)} examples, wanted {num_examples}")
         self.num_examples = num_examples
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.runs = runs
+        self.rank = rank
+        self.num_ranks = num_ranks
         self._epoch = 0
         self._start = 0
 
     def set_position(self, epoch: int, step: int = 0) -> None:
-        """The next iteration is of `epoch` and begins with its batch `step`, which may be its end.
+        """The next iteration is of `epoch` and begins with this rank's batch `step`, which may be its end.
 
         Without a call, each iteration is the epoch after the one before.
         """
@@ -78,20 +105,36 @@ class EpochBatches(Sampler[BatchKey]):
         self._epoch, self._start = epoch, step
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
-        rounding = 0 if self.drop_last else self.batch_size - 1
-        return (self.num_examples + rounding) // self.batch_size
+        """Batches of this rank, and of every other, in a whole epoch."""
+        steps, left = divmod(self.num_examples, self.batch_size * self.num_ranks)
+        return steps + (not self.drop_last and left >= self.num_ranks)
 
     def __iter__(self) -> Iterator[BatchKey]:
         # A loader with workers makes two iterators and draws from one: a generator moves on only when drawn.
         epoch, start = self._epoch, self._start
         self._epoch, self._start = epoch + 1, 0
+        order = self._order(epoch)
+        for step in range(start, len(self)):
+            first, last = self._places(step)
+            yield BatchKey(epoch, step * self.num_ranks + self.rank, order[first:last])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        # numpy pads seeds with zeros: without the 1, this would be the stream of the epoch's batch 0
+        rng = np.random.default_rng([self.seed, epoch, 0, 1])
+        if self.runs is not None:
+            return self.runs.shuffled(rng) if self.shuffle else self.runs.in_order()
         order = np.arange(self.num_examples)
         if self.shuffle:
-            # numpy pads seeds with zeros: without the 1, this would be the stream of the epoch's batch 0
-            np.random.default_rng([self.seed, epoch, 0, 1]).shuffle(order)
-        for step in range(start, len(self)):
-            yield BatchKey(epoch, step, order[step * self.batch_size : (step + 1) * self.batch_size])
+            rng.shuffle(order)
+        return order
+
+    def _places(self, step: int) -> tuple[int, int]:
+        """Where in the order this rank's batch begins and ends."""
+        together = self.batch_size * self.num_ranks
+        first = step * together
+        rest = not self.drop_last and step == len(self) - 1
+        count = self.num_examples - first if rest else together
+        return first + count * self.rank // self.num_ranks, first + count * (self.rank + 1) // self.num_ranks
 
 
 def make_loader(dataset: Dataset, batches: EpochBatches, *, num_workers: int = 0) -> DataLoader:

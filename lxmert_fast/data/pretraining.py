@@ -13,6 +13,7 @@ from lxmert_fast.data.batches import Batch, BatchKey, on_arrival
 from lxmert_fast.data.examples import Examples
 from lxmert_fast.data.masking import IGNORE, HiddenObjects, mask_objects, mask_words
 from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.sharing import distinct
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
 
@@ -39,10 +40,14 @@ class PretrainingDataset(Dataset):
         answer_from_epoch: epochs before this one have no answers (the paper's first phase).
         random_from: random object features come from these examples; the training set's, in validation.
         trim: cut T to the longest sentence of the batch; padding is never a key, so losses stay the same.
+        share_images: where images repeat in a batch, each stands in it once, and all its pairs see the same
+            of its objects hidden. An object is hidden as often as without; two pairs of an image are not
+            independent. Sentences, words and answers are drawn for each pair all the same.
 
     Inputs: input_ids, attention_mask, labels (B, T), visual_feats (B, O, F) in the store's dtype,
     visual_pos (B, O, 4), visual_attention_mask (B, O) only where box counts differ, obj_labels,
     matched_label (B,), 1 for a matched pair, absent without `match`; ans (B,). Ignored labels are -100.
+    With shared images I stands for B in whatever is about objects, obj_labels too, beside image_index (B,).
     Extras: "matched" (B,) bool, "categories" (B names) and "answers", the labels of matched pairs as three
     flat tensors (pair, class, score), from which accuracy is counted on pairs that have an answer: the
     original's log counts replaced ones too, which halves it.
@@ -65,6 +70,7 @@ class PretrainingDataset(Dataset):
         answer_from_epoch: int = 0,
         random_from: Examples | None = None,
         trim: bool = True,
+        share_images: bool = False,
     ) -> None:
         if match and (examples.images == examples.images[0]).all():
             raise InputError(
@@ -82,6 +88,7 @@ class PretrainingDataset(Dataset):
         self.answer_from_epoch = answer_from_epoch
         self.random_from = random_from or examples
         self.trim = trim
+        self.share_images = share_images
 
     def __len__(self) -> int:
         """Examples, not batches."""
@@ -140,7 +147,10 @@ class PretrainingDataset(Dataset):
         return [torch.from_numpy(np.ascontiguousarray(part[:, :width])) for part in parts]
 
     def _objects(self, rows: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        regions = self.store.read(self.examples.images[rows])
+        images, which = self.examples.images[rows], None
+        if self.share_images:
+            images, which = distinct(images)
+        regions = self.store.read(images)
         hidden = mask_objects(
             regions.counts,
             regions.features.shape[1],
@@ -159,6 +169,8 @@ class PretrainingDataset(Dataset):
                 "feat": (features, torch.from_numpy(chosen)),
             },
         }
+        if which is not None:
+            inputs["image_index"] = torch.from_numpy(which)
         if regions.mask is not None:
             inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
         return inputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,14 @@ class Ragged:
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """(n,) int64."""
         return self.offsets[rows + 1] - self.offsets[rows]
+
+    def first_equal(self) -> np.ndarray:
+        """(N,) int64: for each row, the first one that has the same values."""
+        content = self.values.tobytes()
+        ends = (self.offsets * self.values.itemsize).tolist()
+        first: dict[bytes, int] = {}
+        rows = (first.setdefault(content[a:b], row) for row, (a, b) in enumerate(pairwise(ends)))
+        return np.fromiter(rows, np.int64, len(self))
 
     def positions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the values of `rows` lie in the flat array, row after row, and the new offsets.

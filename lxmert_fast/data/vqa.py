@@ -25,6 +25,7 @@ from lxmert_fast.data.batches import Batch, BatchKey
 from lxmert_fast.data.json_list import label_of, read_entries, shown, text_of
 from lxmert_fast.data.ragged import Ragged
 from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.sharing import distinct
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
 
@@ -118,10 +119,11 @@ class VqaDataset(Dataset):
         blind: zeros for regions, for the question-only model.
         trim: cut T to the longest question of the batch; padding is never a key, so answers stay the same.
 
-    Inputs: input_ids, attention_mask (B, T), labels (B, A) float32 where the file has labels, and either
-    visual_feats (B, O, F), visual_pos (B, O, 4) or, where images repeat in the batch, (I, O, F), (I, O, 4)
-    and image_index (B,); visual_attention_mask where box counts differ.
-    Extras: "question_ids", "answer_types", "question_types" (B entries each).
+    Inputs: input_ids, attention_mask (B, T), visual_feats (B, O, F), visual_pos (B, O, 4); where questions
+    of the same tokens repeat in the batch, each once, (S, T), with text_index (B,), and where images repeat
+    likewise (I, O, F), (I, O, 4) with image_index (B,); visual_attention_mask where box counts differ;
+    labels (B, A) float32 where the file has labels.
+    Extras: "rows" (B,) int64 example numbers; "question_ids", "answer_types", "question_types" (B entries).
 
     Raises:
         InputError: a file that is not in the format, an image without regions, an answer outside the map.
@@ -171,6 +173,7 @@ class VqaDataset(Dataset):
                 waiting = []
         sentences.append(text.encode_ragged(waiting))
         self.sentences = Ragged.concatenate(sentences)
+        self._first_asked = self.sentences.first_equal()
         self.images = np.array(images, np.int64)
         self.targets = Ragged(np.array(targets, np.int64), np.array(ends, np.int64))
         self.scores = np.array(scores, np.float32)
@@ -181,12 +184,7 @@ class VqaDataset(Dataset):
 
     def __getitem__(self, key: BatchKey) -> Batch:
         rows = key.rows
-        width = int(self.sentences.lengths(rows).max()) if self.trim else self.text.max_length
-        ids, real = self.sentences.padded(rows, width, self.text.pad_id)
-        inputs: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(real.astype(np.int64)),
-        }
+        inputs: dict[str, Any] = self._words(rows)
         inputs |= self._darkness(len(rows)) if self.blind else self._regions(self.images[rows])
         if self.labelled:
             places, offsets = self.targets.positions(rows)
@@ -196,22 +194,34 @@ class VqaDataset(Dataset):
             inputs["labels"] = torch.from_numpy(labels)
         question_ids = [self.question_ids[row] for row in rows]
         extras = {
+            "rows": rows,
             "question_ids": question_ids,
             "answer_types": [self.answer_types[row] for row in rows],
             "question_types": [self.question_types[row] for row in rows],
         }
         return Batch(inputs, [str(question_id) for question_id in question_ids], extras)
 
+    def _words(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        sentences, which = distinct(self._first_asked[rows])
+        width = int(self.sentences.lengths(sentences).max()) if self.trim else self.text.max_length
+        ids, real = self.sentences.padded(sentences, width, self.text.pad_id)
+        inputs = {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy(real.astype(np.int64)),
+        }
+        if which is not None:
+            inputs["text_index"] = torch.from_numpy(which)
+        return inputs
+
     def _regions(self, images: np.ndarray) -> dict[str, torch.Tensor]:
-        distinct, which = np.unique(images, return_inverse=True)
-        shared = len(distinct) < len(images)
-        regions = self.store.read(distinct if shared else images)
+        images, which = distinct(images)
+        regions = self.store.read(images)
         inputs = {
             "visual_feats": torch.from_numpy(regions.features),
             "visual_pos": torch.from_numpy(regions.boxes),
         }
-        if shared:
-            inputs["image_index"] = torch.from_numpy(which.astype(np.int64))
+        if which is not None:
+            inputs["image_index"] = torch.from_numpy(which)
         if regions.mask is not None:
             inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
         return inputs

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from lxmert_fast.data.batches import Batch, BatchKey, EpochBatches, make_loader, on_arrival
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.errors import InputError
 
 
@@ -42,6 +45,14 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
     assert rows_of(EpochBatches(60, 60, seed=5, shuffle=False)) == [list(range(60))]
 
 
+def test_without_runs_the_order_is_the_one_it_always_was() -> None:
+    batches = EpochBatches(50, 10, seed=5)
+    batches.set_position(3)
+    wanted = np.arange(50)
+    np.random.default_rng([5, 3, 0, 1]).shuffle(wanted)
+    np.testing.assert_array_equal(np.concatenate(rows_of(batches)), wanted)
+
+
 def test_the_order_is_not_the_stream_of_a_batch() -> None:
     rows = np.concatenate(rows_of(EpochBatches(50, 10, seed=5)))
     for step in range(2):
@@ -62,7 +73,66 @@ def test_a_position_goes_on_where_it_says(step: int) -> None:
     assert next(iter(part)).epoch == 4
 
 
+@st.composite
+def sharded(draw: st.DrawFn) -> tuple[list[EpochBatches], EpochBatches]:
+    """The batches of every rank, and those that one process would see."""
+    ranks, size, drop_last = draw(st.integers(1, 5)), draw(st.integers(1, 7)), draw(st.booleans())
+    examples = draw(st.integers(ranks * (size if drop_last else 1), 90))
+    options: dict[str, Any] = {"seed": draw(st.integers(0, 99)), "shuffle": draw(st.booleans())}
+    if draw(st.booleans()):
+        groups = draw(st.lists(st.integers(0, 9), min_size=examples, max_size=examples))
+        options["runs"] = Runs(np.array(groups), draw(st.none() | st.integers(1, 6)))
+    options["drop_last"] = drop_last
+    shares = [EpochBatches(examples, size, rank=rank, num_ranks=ranks, **options) for rank in range(ranks)]
+    return shares, EpochBatches(examples, size, **options)
+
+
+@given(sharded(), st.integers(0, 5))
+def test_ranks_share_an_epoch(batches: tuple[list[EpochBatches], EpochBatches], epoch: int) -> None:
+    shares, alone = batches
+    for part in (*shares, alone):
+        part.set_position(epoch)
+    keys = [list(share) for share in shares]
+    assert {len(of_rank) for of_rank in keys} == {len(share) for share in shares} == {len(shares[0])}
+    in_turn = [key for step in zip(*keys, strict=True) for key in step]
+    rows = np.concatenate([key.rows for key in in_turn])
+    order = np.concatenate([key.rows for key in alone])
+    assert [key.step for key in in_turn] == list(range(len(in_turn)))
+    np.testing.assert_array_equal(rows, order[: len(rows)])
+    whole = shares[0].batch_size * len(shares)
+    if alone.drop_last:
+        assert len(rows) == alone.num_examples // whole * whole
+        assert [len(key.rows) for key in in_turn] == [alone.batch_size] * len(in_turn)
+    else:
+        assert len(rows) == alone.num_examples
+        last = [len(key.rows) for key in in_turn[-len(shares) :]]
+        assert max(last) - min(last) <= 1
+        assert 1 <= min(last) <= max(last) <= alone.batch_size + (alone.num_examples % whole < len(shares))
+        assert all(len(key.rows) == alone.batch_size for key in in_turn[: -len(shares)])
+
+
+@given(sharded(), st.integers(0, 3), st.data())
+def test_any_position_is_the_rest_of_the_epoch(
+    batches: tuple[list[EpochBatches], EpochBatches], epoch: int, data: st.DataObject
+) -> None:
+    share = data.draw(st.sampled_from(batches[0]))
+    through = [list(share) for _ in range(epoch + 1)][epoch]
+    step = data.draw(st.integers(0, len(share)))
+    share.set_position(epoch, step)
+    rest = list(share)
+    assert [(key.epoch, key.step) for key in rest] == [(key.epoch, key.step) for key in through[step:]]
+    assert [key.rows.tolist() for key in rest] == [key.rows.tolist() for key in through[step:]]
+
+
 def test_impossible_settings() -> None:
+    with pytest.raises(InputError, match="39 examples, wanted at least one batch of 10 for each of 4 ranks"):
+        EpochBatches(39, 10, seed=0, num_ranks=4)
+    with pytest.raises(InputError, match="3 examples, wanted at least one batch of 1 for each of 4 ranks"):
+        EpochBatches(3, 10, seed=0, num_ranks=4, drop_last=False)
+    with pytest.raises(InputError, match="rank 4 of 4, wanted 0 to 3"):
+        EpochBatches(90, 10, seed=0, rank=4, num_ranks=4)
+    with pytest.raises(InputError, match="runs of 2 examples, wanted 9"):
+        EpochBatches(9, 3, seed=0, runs=Runs(np.zeros(2, int)))
     with pytest.raises(InputError, match="9 examples, wanted at least one batch of 10"):
         EpochBatches(9, 10, seed=0)
     with pytest.raises(InputError, match="0 examples"):

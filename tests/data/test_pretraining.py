@@ -18,8 +18,10 @@ from small_data import WORDS, aggregated, known_store, small_encoder, within, wr
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, BatchKey, EpochBatches, make_loader
 from lxmert_fast.data.examples import Examples, read_examples
+from lxmert_fast.data.masking import mask_objects
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.regions import RegionStore
+from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
 from lxmert_fast.models import LxmertConfig, LxmertForPreTraining
@@ -267,13 +269,15 @@ def assert_same_batch(found: Batch, wanted: Batch) -> None:
             np.testing.assert_array_equal(one, two)
 
 
-def test_workers_and_resuming_change_nothing(world: World) -> None:
-    dataset = world.dataset()
-    batches = EpochBatches(len(dataset), 32, seed=4)
+@pytest.mark.parametrize("limit", [1, 4])
+def test_workers_and_resuming_change_nothing(world: World, limit: int) -> None:
+    dataset = world.dataset(share_images=limit > 1)
+    runs = Runs(world.examples.images, limit) if limit > 1 else None
+    batches = EpochBatches(len(dataset), 32, seed=4, runs=runs)
     wanted = [dataset[key] for _ in range(2) for key in batches]
     assert not torch.equal(wanted[0].inputs["labels"], wanted[6].inputs["labels"])
     for workers in (0, 1, 2):
-        order = EpochBatches(len(dataset), 32, seed=4)
+        order = EpochBatches(len(dataset), 32, seed=4, runs=runs)
         loader = make_loader(dataset, order, num_workers=workers)
         found = [batch for _ in range(2) for batch in loader]
         assert len(found) == len(wanted) == 12
@@ -295,7 +299,7 @@ def test_seed_epoch_and_step_all_matter(world: World) -> None:
     assert not any(torch.equal(padded[0], labels) for labels in padded[1:])
 
 
-def test_a_model_takes_the_batch_and_trimming_is_exact(world: World) -> None:
+def small_model() -> LxmertForPreTraining:
     torch.manual_seed(0)
     config = LxmertConfig(
         vocab_size=100,
@@ -311,7 +315,11 @@ def test_a_model_takes_the_batch_and_trimming_is_exact(world: World) -> None:
         num_object_labels=50,
         num_attr_labels=20,
     )
-    model = LxmertForPreTraining(config).eval()
+    return LxmertForPreTraining(config).eval()
+
+
+def test_a_model_takes_the_batch_and_trimming_is_exact(world: World) -> None:
+    model = small_model()
     rows = np.arange(40)
     trimmed, padded = (world.dataset(trim=trim)[BatchKey(0, 0, rows)].inputs for trim in (True, False))
     width = trimmed["input_ids"].shape[1]
@@ -325,6 +333,91 @@ def test_a_model_takes_the_batch_and_trimming_is_exact(world: World) -> None:
             inputs[name] = inputs[name][:, :width]
     assert_same_batch(Batch(trimmed, [], {}), Batch(padded, [], {}))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def counts_of(world: World, rows: np.ndarray) -> np.ndarray:
+    return world.counts[world.examples.images[rows]]
+
+
+def hidden_objects(inputs: dict[str, Any]) -> torch.Tensor:
+    return inputs["obj_labels"]["feat"][1] == 1
+
+
+def test_by_default_objects_are_drawn_for_each_pair(world: World) -> None:
+    """In the order of the pairs and after their words, repeated images or not."""
+    dataset, rows = world.dataset(), np.repeat(np.arange(50), 2)
+    inputs = dataset[BatchKey(3, 2, rows)].inputs
+    rng = np.random.default_rng([11, 3, 2])
+    sentence_rows, _ = dataset._match(rows, rng)
+    dataset._words(sentence_rows, rng)
+    hidden = mask_objects(counts_of(world, rows), 6, rng, rate=0.15, random_features=dataset._random_features)
+    features = world.store.read(world.examples.images[rows]).features
+    np.testing.assert_array_equal(hidden_objects(inputs), hidden.chosen)
+    np.testing.assert_array_equal(inputs["visual_feats"], hidden.hide(features))
+    assert "image_index" not in inputs
+
+
+def test_pairs_of_an_image_share_its_hidden_objects_and_nothing_else(world: World) -> None:
+    """Runs of four: I rows of all that is about objects, B of all the rest; as many hidden as ever."""
+    dataset = world.dataset(share_images=True)
+    batches = EpochBatches(200, 50, seed=2, runs=Runs(world.examples.images, 4))
+    chosen = real = pairs = images = 0
+    for key in [key for _ in range(40) for key in batches]:
+        inputs = dataset[key].inputs
+        index, hidden = inputs["image_index"], hidden_objects(inputs)
+        store_rows = np.unique(world.examples.images[key.rows])
+        np.testing.assert_array_equal(store_rows[index], world.examples.images[key.rows])
+        regions = world.store.read(store_rows)
+        objects = {name: x for name, x in inputs.items() if name.startswith("visual")}
+        assert {len(x) for x in objects.values()} == {len(store_rows)}
+        np.testing.assert_array_equal(inputs["obj_labels"]["feat"][0], regions.features)
+        np.testing.assert_array_equal(inputs["obj_labels"]["obj"][0], regions.object_ids)
+        np.testing.assert_array_equal(inputs["obj_labels"]["attr"][1], 0.25 * regions.mask)
+        assert torch.equal(inputs["visual_feats"][~hidden], inputs["obj_labels"]["feat"][0][~hidden])
+        assert {len(inputs[name]) for name in ("input_ids", "labels", "ans", "matched_label")} == {50}
+        chosen, real = chosen + int(hidden.sum()), real + int(regions.counts.sum())
+        pairs, images = pairs + 50, images + len(store_rows)
+    assert within(chosen, real, 0.15)
+    assert 2 < pairs / images < 4
+
+
+def test_words_answers_and_matching_are_drawn_for_each_pair(world: World) -> None:
+    """One question 4,000 times in a batch: its objects are hidden once, all else as if it were 4,000."""
+    rows = np.full(4000, 3)
+    inputs = world.dataset(share_images=True)[BatchKey(0, 0, rows)].inputs
+    assert len(inputs["visual_feats"]) == 1
+    matched = inputs["matched_label"] == 1
+    assert within(int(matched.sum()), 4000, 0.5)
+    answers = inputs["ans"][matched]
+    assert within(int((answers == 0).sum()), len(answers), 0.8)
+    length = int(world.examples.sentences.lengths(rows[:1])[0])
+    masked = inputs["labels"][matched, 1 : length - 1] >= 0
+    assert all(within(int(column.sum()), len(masked), 0.15) for column in masked.T)
+
+
+def test_different_images_are_the_plain_batch(world: World) -> None:
+    rows = np.arange(199, 0, -5)
+    shared = world.dataset(share_images=True)[BatchKey(1, 2, rows)]
+    assert_same_batch(shared, world.dataset()[BatchKey(1, 2, rows)])
+
+
+def test_a_model_takes_shared_images(world: World) -> None:
+    """The loss is that of the same pairs written out."""
+    model = small_model()
+    inputs = world.dataset(share_images=True)[BatchKey(0, 0, np.arange(40))].inputs
+    inputs["visual_feats"] = inputs["visual_feats"].float()
+    written_out = dict(inputs)
+    index = written_out.pop("image_index")
+    for name in ("visual_feats", "visual_pos", "visual_attention_mask"):
+        written_out[name] = inputs[name][index]
+    written_out["obj_labels"] = {
+        name: (target[index], weight[index]) for name, (target, weight) in inputs["obj_labels"].items()
+    }
+    with torch.no_grad():
+        found, wanted = model(**inputs), model(**written_out)
+    assert found.losses.keys() == wanted.losses.keys()
+    for name, loss in wanted.losses.items():
+        assert found.losses[name].item() == pytest.approx(loss.item(), rel=1e-5), name
 
 
 def test_examples_without_answers(world: World) -> None:

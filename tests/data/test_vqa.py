@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import SPECIAL_TOKENS, TextEncoder
 from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
 from lxmert_fast.errors import InputError
+from lxmert_fast.train.evaluate import answer_questions
 
 ANSWERS = AnswerMap(["no", "yes", "blue"], source="label2ans.json")
 
@@ -73,6 +75,56 @@ def test_labelled_batch_with_a_shared_image(world: World) -> None:
     assert batch.extras["question_ids"] == [10**20, "9", 9]
     assert batch.extras["answer_types"] == ["", "other", ""]
     assert batch.extras["question_types"] == ["q", "", ""]
+
+
+def test_a_question_asked_twice_stands_once(world: World) -> None:
+    """Twice in the same tokens: w1 of two images, once in capitals; padding and order are of the texts."""
+    asked = ("w1 w2", "w1", "W1", "w1 w2 w3 w4", "w1 w2")
+    entries = [
+        {"question_id": number, "img_id": f"i{number % 3}", "sent": sent} for number, sent in enumerate(asked)
+    ]
+    dataset = world.dataset(entries)
+    batch = dataset[BatchKey(0, 0, np.array([4, 2, 1, 0]))]
+    inputs = batch.inputs
+    assert sorted(inputs["input_ids"].tolist()) == [[2, 6, 3, 0], [2, 6, 7, 3]]
+    assert inputs["input_ids"][inputs["text_index"]].tolist() == [
+        [2, 6, 7, 3],
+        *[[2, 6, 3, 0]] * 2,
+        [2, 6, 7, 3],
+    ]
+    assert inputs["attention_mask"][inputs["text_index"]].sum(1).tolist() == [4, 3, 3, 4]
+    assert inputs["text_index"].dtype == torch.int64
+    assert batch.extras["rows"].tolist() == batch.extras["question_ids"] == [4, 2, 1, 0]
+    assert "text_index" not in dataset[BatchKey(0, 0, np.array([3, 1, 4]))].inputs
+
+
+def test_sharing_is_the_plain_batch(world: World) -> None:
+    """Random questions of few words and images: every pair has its own tokens, mask, regions and labels."""
+    rng = np.random.default_rng(0)
+    entries = [
+        {
+            "question_id": number,
+            "img_id": f"i{rng.integers(3)}",
+            "sent": " ".join(f"w{word}" for word in rng.integers(1, 3, rng.integers(1, 4))),
+            "label": {"yes": 1.0} if rng.random() < 0.5 else {},
+        }
+        for number in range(40)
+    ]
+    dataset = world.dataset(entries)
+    for rows in (rng.permutation(40)[:12], np.arange(40), np.zeros(3, np.int64)):
+        inputs = dataset[BatchKey(0, 0, rows)].inputs
+        assert len(inputs["input_ids"]) == inputs["text_index"].max() + 1 < len(rows)
+        assert len(inputs["visual_feats"]) == inputs["image_index"].max() + 1 < len(rows)
+        for place, row in enumerate(rows):
+            alone = dataset[BatchKey(0, 0, np.array([row]))].inputs
+            assert not {"text_index", "image_index"} & set(alone)
+            text, image = inputs["text_index"][place], inputs["image_index"][place]
+            boxes, width = alone["visual_feats"].shape[1], alone["input_ids"].shape[1]
+            assert torch.equal(inputs["input_ids"][text, :width], alone["input_ids"][0])
+            assert inputs["attention_mask"][text].sum() == width
+            assert torch.equal(inputs["visual_feats"][image, :boxes], alone["visual_feats"][0])
+            assert torch.equal(inputs["visual_pos"][image, :boxes], alone["visual_pos"][0])
+            assert torch.equal(inputs["labels"][place], alone["labels"][0])
 
 
 def test_different_images_need_no_index(world: World) -> None:
@@ -167,9 +219,51 @@ def test_workers_change_nothing(world: World) -> None:
     wanted = [dataset[key] for key in EpochBatches(4, 2, seed=1)]
     found = list(make_loader(dataset, EpochBatches(4, 2, seed=1), num_workers=2))
     for one, two in zip(found, wanted, strict=True):
-        assert one.extras == two.extras
+        np.testing.assert_equal(one.extras, two.extras)
         assert one.inputs.keys() == two.inputs.keys()
         assert all(torch.equal(one.inputs[name], two.inputs[name]) for name in one.inputs)
+
+
+class ReadsTheWord(torch.nn.Module):
+    """Its answer is the number of the question's first word; it counts the images that it is shown."""
+
+    device = torch.device("cpu")
+    images = 0
+
+    def forward(self, input_ids: torch.Tensor, **inputs: torch.Tensor) -> SimpleNamespace:
+        self.images += len(inputs["visual_feats"])
+        words = input_ids[:, 1] - 5
+        words = words[inputs["text_index"]] if "text_index" in inputs else words
+        return SimpleNamespace(question_answering_score=torch.nn.functional.one_hot(words, 3).float())
+
+
+def test_evaluation_is_in_file_order_though_images_are_together(world: World) -> None:
+    rng = np.random.default_rng(3)
+    words, images = rng.integers(3, size=30), rng.permutation(np.repeat(np.arange(3), 10))
+    entries = [
+        {
+            "question_id": number,
+            "img_id": f"i{image}",
+            "sent": f"w{word}",
+            "label": {ANSWERS.names[word]: 0.5 + number / 100},
+            "answer_type": str(number % 4),
+            "question_type": str(number % 5),
+        }
+        for number, (word, image) in enumerate(zip(words, images, strict=True))
+    ]
+    model: Any = ReadsTheWord()
+    found = answer_questions(model, world.dataset(entries), batch_size=15)
+    assert model.images == 4  # the second of three in both batches
+    assert found.question_ids == list(range(30))
+    assert found.answers == [ANSWERS.names[word] for word in words]
+    np.testing.assert_allclose(found.scores, 0.5 + np.arange(30) / 100, rtol=1e-6)
+    assert found.answer_types == [str(number % 4) for number in range(30)]
+    assert found.question_types == [str(number % 5) for number in range(30)]
+    for entry in entries:
+        del entry["label"]
+    unlabelled = answer_questions(model, world.dataset(entries), batch_size=7)
+    assert unlabelled.scores is None
+    assert unlabelled.answers == found.answers
 
 
 @pytest.fixture(scope="module")

@@ -96,11 +96,32 @@ def test_backbone(name: str, implementation: str):
 
 @pytest.mark.parametrize("name", INDICES)
 def test_pretraining(name: str):
-    """With the five losses, whose labels are always one a pair."""
+    """With the five losses and a label for each pair."""
     model = scatter(LxmertForPreTraining(make_config())).double().eval()
     call, pairs = indexed(model.config, INDICES[name])
     labels = pretraining_labels(model.config, pairs=pairs, objects=O)
     both_ways(model, call, labels)
+
+
+@pytest.mark.parametrize("loss_only", [False, True])
+def test_object_labels_of_images(loss_only: bool):
+    """Beside `image_index` they may be (I, O, ...): the same losses as written out for each pair."""
+    model = scatter(LxmertForPreTraining(make_config())).double().eval()
+    call, pairs = indexed(model.config, INDICES["image_index"])
+    images = len(call["visual_feats"])
+    assert images < pairs
+    labels = pretraining_labels(model.config, pairs=pairs, objects=O)
+    of_images = {name: (x[:images], weight[:images]) for name, (x, weight) in labels["obj_labels"].items()}
+    of_pairs = {
+        name: (x[call["image_index"]], weight[call["image_index"]]) for name, (x, weight) in of_images.items()
+    }
+    found, wanted = (
+        model(**call, **labels | {"obj_labels": objects}, loss_only=loss_only).losses
+        for objects in (of_images, of_pairs)
+    )
+    assert {"obj", "attr", "feat"} <= set(found) == set(wanted)
+    for name, loss in wanted.items():
+        assert_close(found[name], loss, tolerance=1e-6, what=name)
 
 
 @given(data=st.data(), pairs=st.integers(1, 6))
