@@ -123,7 +123,9 @@ def main() -> None:
         typer.echo(f"lxmert-fast: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"lxmert-fast: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+        # a rename names its target second; the first is a scratch file that nobody asked for
+        place = error.filename2 or error.filename or "file system"
+        typer.echo(f"lxmert-fast: {place}: {error.strerror or error}", err=True)
         sys.exit(2)
     except Diverged as error:
         typer.echo(f"lxmert-fast: {error}", err=True)

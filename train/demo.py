@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -176,7 +177,7 @@ def _pretrain_settings(output: Path, folder: VqaFolder) -> PretrainSettings:
 
 def _quoted(path: Path) -> str:
     """A path as a YAML string, whatever characters its folders have."""
-    return json.dumps(str(path))
+    return yaml.safe_dump(str(path), default_style='"')
 
 
 def _finetune_settings(run: Path, folder: VqaFolder, start_from: Path | None, *more: str) -> FinetuneSettings:

@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from cases import make_config
+from small_data import aggregated, known_store, small_encoder, write_json
+
+from lxmert_fast.answering import save_model_folder
+from lxmert_fast.models import LxmertForQuestionAnswering
 
 COMMAND = Path(sys.executable).with_name("lxmert-fast")
 
@@ -15,6 +20,15 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(COMMAND), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
     )
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that ended with exit code 2."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("lxmert-fast: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +72,52 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments,
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "config.yaml"
     config.write_text("data: {train: [t.json], regions: [r.h5], vocabulary: v.txt}\nrun: {output: out}\n")
-    done = call(*(argument.format(config=config) for argument in arguments))
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("lxmert-fast: ")]
-    assert len(lines) == 1, done.stderr
-    assert words in lines[0]
-    assert "Traceback" not in done.stderr
+    assert words in refusal(call(*(argument.format(config=config) for argument in arguments)))
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Path:
+    """A file where a command is told to write."""
+    path = tmp_path / "taken"
+    path.write_text("keep me")
+    return path
+
+
+@pytest.mark.parametrize("place", ["taken/out.json", "taken/below/out.json", "folder"])
+def test_predictions_that_cannot_be_written_are_one_line(tmp_path: Path, taken: Path, place: str):
+    """Below a file, or in the place of a folder: the line names what the user wrote, no scratch file."""
+    store, text = known_store(tmp_path, [2]), small_encoder(tmp_path)
+    sizes = {"vocab_size": 100, "visual_feat_dim": 4, "num_qa_labels": 2, "max_position_embeddings": 20}
+    model = LxmertForQuestionAnswering(make_config(**sizes))
+    save_model_folder(model, text, ["yes", "no"], tmp_path / "model")
+    question = {"question_id": 1, "img_id": "i0", "sent": "w1 w2"}
+    questions = write_json(tmp_path / "q.json", [question])
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+
+    files = [tmp_path / "model", questions, tmp_path / place, "--regions", *store.paths]
+    line = refusal(call("predict", *files, "--device", "cpu"))
+    assert line.startswith(f"lxmert-fast: {tmp_path / place.split('/')[0]}")
+    assert ".out" not in line
+    assert taken.read_text() == "keep me"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_cannot_write_its_folder_is_one_line(tmp_path: Path, taken: Path):
+    """`run.output` is a file."""
+    settings = {
+        "model": {
+            "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16,
+            "l_layers": 1, "r_layers": 1, "x_layers": 1, "max_position_embeddings": 20,
+        },
+        "data": {
+            "train": [str(write_json(tmp_path / "train.json", aggregated(3, 1, 1)))],
+            "regions": [str(path) for path in known_store(tmp_path, [2, 2, 2]).paths],
+            "vocabulary": str(small_encoder(tmp_path).vocabulary),
+        },
+        "optimisation": {"batch_size": 3, "epochs": 1},
+        "run": {"output": str(taken), "workers": 0, "device": "cpu"},
+    }  # fmt: skip
+    line = refusal(call("pretrain", write_json(tmp_path / "config.yaml", settings)))
+    assert line.startswith(f"lxmert-fast: {taken}: ")
+    assert taken.read_text() == "keep me"

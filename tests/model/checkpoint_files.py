@@ -14,9 +14,9 @@ from lxmert_fast.models import LxmertForPreTraining
 DECODER = "cls.predictions.decoder.weight"
 
 
-def make_model(kind: type) -> Any:
+def make_model(kind: type, **changes: Any) -> Any:
     """Heads of 64, as the original's, so that a file tells everything."""
-    return scatter(kind(make_config(hidden_size=128, num_attention_heads=2, l_layers=3))).eval()
+    return scatter(kind(make_config(hidden_size=128, num_attention_heads=2, l_layers=3, **changes))).eval()
 
 
 def assert_equal_weights(found: Any, wanted: Any) -> None:
@@ -25,9 +25,9 @@ def assert_equal_weights(found: Any, wanted: Any) -> None:
     assert [name for name in theirs if not torch.equal(mine[name], theirs[name])] == []
 
 
-def original(kind: type = LxmertForPreTraining) -> OrderedDict[str, Tensor]:
+def original(kind: type = LxmertForPreTraining, **changes: Any) -> OrderedDict[str, Tensor]:
     """A file's content as the original would have written it, spelled out here once more."""
-    model = make_model(kind)
+    model = make_model(kind, **changes)
     content = OrderedDict()
     for name, tensor in model.state_dict().items():
         if kind is LxmertForPreTraining:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from lxmert_fast.answering import Answerer
 from lxmert_fast.data import easyvqa
+from lxmert_fast.data.vqa import VqaFolder
 from lxmert_fast.errors import InputError
-from lxmert_fast.train.demo import run_demo
+from lxmert_fast.train.demo import _finetune_settings, _pretrain_settings, run_demo
 from lxmert_fast.train.evaluate import evaluate_files, predict_files
 from lxmert_fast.train.metrics import read_metrics
 
@@ -139,3 +140,34 @@ def test_an_image_without_regions_is_named(output, data, tmp_path):
 def test_a_folder_that_is_no_model_is_named(data, tmp_path):
     with pytest.raises(InputError, match=r"no vocab\.txt in it"):
         evaluate_files(tmp_path, data / "test.json", [data / "regions.h5"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "odd, [x]/2024",
+        "2024",
+        "null",
+        "a: b # c",
+        "{é}",
+        'it\'s "q"',
+        "😀",
+        "back\\slash",
+        "two\nlines",
+        " end ",
+    ],
+)
+def test_folders_of_any_name_reach_the_settings(name):
+    """Overrides are YAML: a path must come through as it is, whatever YAML would read into it."""
+    output, folder = Path(name), VqaFolder(Path(name))
+    settings = _pretrain_settings(output, folder)
+    data = settings.data
+    assert data.train == [output / "data" / "pretrain.json"]
+    assert data.regions == [folder.path / "regions.h5"]
+    assert (data.vocabulary, data.answers) == (folder.path / "vocab.txt", output / "data" / "label2ans.json")
+    assert settings.run.output == output / "pretrained"
+
+    tuned = _finetune_settings(output, folder, output, "data.blind=true")
+    assert (tuned.data.folder, tuned.run.output, tuned.model.start_from) == (folder.path, output, output)
+    assert tuned.data.blind
+    assert _finetune_settings(output, folder, None).model.start_from is None
