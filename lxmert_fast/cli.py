@@ -34,6 +34,8 @@ Model = Annotated[Path, typer.Argument(help="A fine-tuned model folder, such as 
 Questions = Annotated[Path, typer.Argument(help="Questions in the VQA JSON format.")]
 RegionFiles = Annotated[list[Path], typer.Option("--regions", help="Region store(s) that hold their images.")]
 BatchSize = Annotated[int, typer.Option(help="Questions in one forward pass.", min=1)]
+Compile = Annotated[bool, typer.Option("--compile", help="Run the encoders through torch.compile.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="8-bit products on the CPU: faster, not exact.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -62,11 +64,15 @@ def evaluate(
     regions: RegionFiles,
     batch_size: BatchSize = 256,
     device: Device = "auto",
+    compiled: Compile = False,
+    int8: Int8 = False,
 ) -> None:
     """Score a fine-tuned model on labelled questions, by answer type and question type."""
     from .train.evaluate import evaluate_files, score_table
 
-    scores = evaluate_files(model, questions, regions, batch_size=batch_size, device=device)
+    scores = evaluate_files(
+        model, questions, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
+    )
     _console().print(score_table(scores))
 
 
@@ -78,11 +84,15 @@ def predict(
     regions: RegionFiles,
     batch_size: BatchSize = 256,
     device: Device = "auto",
+    compiled: Compile = False,
+    int8: Int8 = False,
 ) -> None:
     """Answer questions, labelled or not, and write [{"answer", "question_id"}, ...]."""
     from .train.evaluate import predict_files
 
-    count = predict_files(model, questions, out, regions, batch_size=batch_size, device=device)
+    count = predict_files(
+        model, questions, out, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
+    )
     typer.echo(f"{count} answers written to {out}")
 
 

@@ -12,6 +12,7 @@ ZeRO-3's) is called as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -78,7 +79,7 @@ def _joined(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
     return weight, torch.cat([layer.bias for layer in layers])
 
 
-def _keeps_dtype(x: Tensor, biases: list[Tensor]) -> bool:
+def _keeps_dtype(x: Tensor, biases: Sequence[Tensor | None]) -> bool:
     return (
         None not in biases
         and not torch.compiler.is_compiling()

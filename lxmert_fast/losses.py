@@ -132,8 +132,9 @@ def labels_of(head: str, labels: ObjectLabels) -> tuple[Tensor, Tensor]:
 
 
 def labels_per_pair(labels: ObjectLabels, image_index: Tensor) -> ObjectLabels:
-    """Labels of I images (I, O, ...) repeated for their pairs; as many as there are pairs are the pairs'
-    own.""" pairs = len(image_index) return {
+    """Labels of I images (I, O, ...) repeated for their pairs; B of them are the pairs' own."""
+    pairs = len(image_index)
+    return {
         name: (target, weight)
         if len(target) == pairs
         else (target.index_select(0, image_index), weight.index_select(0, image_index))

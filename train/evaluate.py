@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,18 @@ from transformers import PreTrainedModel
 
 from lxmert_fast.answering import open_model_folder
 from lxmert_fast.commands.progress import progress
+from lxmert_fast.compiled import compile_model
+from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import EpochBatches, make_loader
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
+from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset
 from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_file
 from lxmert_fast.inputs import check_fits
+from lxmert_fast.int8 import quantize
+from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import pick_device, to_device
 
@@ -106,13 +111,18 @@ def evaluate_files(
     batch_size: int = 256,
     device: str = "auto",
     blind: bool = False,
+    compiled: bool = False,
+    int8: bool = False,
 ) -> Scores:
     """Score a fine-tuned model folder on a labelled question file; `blind` zeroes every region.
+
+    `compiled` runs the encoders through `torch.compile`, `int8` with 8-bit products on the CPU.
 
     Raises:
         InputError: a file is missing or wrong, or the questions have no labels.
     """
-    return score_answers(_answer_files(model_folder, questions, regions, batch_size, device, blind))
+    loaded = _load(model_folder, device, compiled, int8)
+    return score_answers(_answer_files(loaded, questions, regions, batch_size, blind))
 
 
 def predict_files(
@@ -123,6 +133,8 @@ def predict_files(
     *,
     batch_size: int = 256,
     device: str = "auto",
+    compiled: bool = False,
+    int8: bool = False,
 ) -> int:
     """Answer a question file into `out`, the JSON list of the VQA server (reference 3.7), written whole.
 
@@ -132,7 +144,8 @@ def predict_files(
     Raises:
         InputError: a file is missing or wrong.
     """
-    answers = _answer_files(model_folder, questions, regions, batch_size, device, blind=False)
+    loaded = _load(model_folder, device, compiled, int8)
+    answers = _answer_files(loaded, questions, regions, batch_size, blind=False)
     rows = [
         {"answer": answer, "question_id": question_id}
         for answer, question_id in zip(answers.answers, answers.question_ids, strict=True)
@@ -153,15 +166,34 @@ def score_table(scores: Scores) -> Table:
     return table
 
 
+class _Loaded(NamedTuple):
+    """A model folder, ready to answer."""
+
+    folder: Path
+    model: LxmertForQuestionAnswering
+    text: TextEncoder
+    answers: AnswerMap
+
+
+def _load(folder: Path, device: str, compiled: bool, int8: bool) -> _Loaded:
+    model, text, answers = open_model_folder(folder)
+    where = pick_device(device)
+    if int8:
+        if where.type != "cpu":
+            raise InputError(f"8-bit products are for the CPU, the device is {where}: use --device cpu")
+        model = quantize(model)
+    model.to(where)  # type: ignore[arg-type]
+    return _Loaded(folder, compile_model(model) if compiled else model, text, answers)
+
+
 def _answer_files(
-    model_folder: Path, questions: Path, regions: list[Path], batch_size: int, device: str, blind: bool
+    loaded: _Loaded, questions: Path, regions: list[Path], batch_size: int, blind: bool
 ) -> Answers:
-    model, text, answers = open_model_folder(model_folder)
+    folder, model, text, answers = loaded
     with RegionStore(*regions) as store:
-        check_fits(model.config, text, store, model_folder)
+        check_fits(model.config, text, store, folder)
         # a label outside the map can only be answered wrongly: it scores 0, as on the server
         dataset = VqaDataset(questions, store, text, answers, unknown_answers="ignore", blind=blind)
-        model.to(pick_device(device))  # type: ignore[arg-type]
         with progress(f"{questions.name}", len(dataset), "questions") as advance:
             return answer_questions(model, dataset, batch_size=batch_size, advance=advance)
 

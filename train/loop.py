@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lxmert_fast.commands.progress import progress
+from lxmert_fast.compiled import compile_model
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.errors import Diverged, InputError
@@ -104,6 +105,10 @@ def fit(
     updates = per_epoch // optimisation.accumulation * optimisation.epochs
     if optimisation.gradient_checkpointing:
         task.model.gradient_checkpointing_enable()
+    if not optimisation.share_in_training:
+        task.model.base_model.share_in_training = False  # type: ignore[assignment]
+    if optimisation.compile:
+        compile_model(task.model)
     optimizer = make_optimizer(
         optimisation.optimizer, task.model.parameters(), optimisation.lr, optimisation.weight_decay
     )

@@ -63,6 +63,10 @@ class OptimisationSettings(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """"bf16" runs the products under autocast; weights, statistics and losses stay fp32."""
     gradient_checkpointing: bool = False
+    compile: bool = False
+    """Run the encoders through `torch.compile`; the first updates take minutes."""
+    share_in_training: bool = True
+    """Texts and images that several pairs share draw their dropout once; False draws it for every pair."""
 
 
 class RunSettings(Section):
