@@ -30,6 +30,8 @@ DEMO = [
 TRAIN = ["pytorch-optimizer>=3.5", "tensorboard>=2.16"]
 TEST = ["hypothesis>=6.100", "pytest-xdist>=3.5", "build>=1.2", "ruff>=0.9", "mypy>=1.14", "types-PyYAML"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5"]
+# what the benchmarks compare with, beside Hugging Face's own model
+PEERS = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"]
 
 setup(
     name="lxmert-fast",
@@ -42,7 +44,7 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir={f"lxmert_fast.{room}": folder for room, folder in ROOMS.items()},
-    package_data={"lxmert_fast": ["py.typed"], "lxmert_fast.train": ["configs/*.yaml"]},
+    package_data={"lxmert_fast": ["py.typed"], "lxmert_fast.train": ["configs/*.yaml"], "lxmert_fast.bench": ["*.json"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.0,<6",
@@ -63,6 +65,7 @@ setup(
         "train": TRAIN,
         "triton": ["triton>=3.4"],
         "bench": BENCH,
+        "peers": PEERS,
         "test": [*BENCH, *TEST],
     },
     entry_points={"console_scripts": ["lxmert-fast = lxmert_fast.cli:main"]},

@@ -7,6 +7,8 @@ Contenders that need what is not there (a package, a compiler, a part of this li
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -40,6 +42,7 @@ INT8_TOLERANCE = 0.1
 
 REFERENCE = "huggingface eager"
 COMPILED = "huggingface compiled"
+OURS_EAGER = "ours"
 
 
 class Inference:
@@ -54,9 +57,8 @@ class Inference:
         self._build, self._inputs = build, inputs
 
     def prepare(self) -> None:
-        """Build the model and compute once."""
+        """Build the model."""
         self.model = self._build().eval()
-        self.run()
 
     @torch.no_grad()
     def run(self) -> Values:
@@ -73,27 +75,34 @@ class Step:
 
     def __init__(self, name: str, build: Callable[[], nn.Module], inputs: dict[str, Any]) -> None:
         self.name, self.tolerance = name, TOLERANCE
-        self._build, self._inputs = build, inputs
+        self._build, self.inputs = build, inputs
 
     def prepare(self) -> None:
         """Build the model."""
         self.model = self._build().train()
 
+    def loss(self) -> Tensor:
+        """Forward."""
+        return self.model(**self.inputs)["loss"]
+
     def run(self) -> Values:
         """{"loss": (), and the gradients of `verify.GRADIENTS`}."""
         self.model.zero_grad(set_to_none=True)
-        loss = self.model(**self._inputs)["loss"]
+        loss = self.loss()
         loss.backward()
         parameters = {name.removeprefix("_orig_mod."): p for name, p in self.model.named_parameters()}
-        gradients = {
-            label: parameters[name].grad for label, name in GRADIENTS.items() if name in parameters
-        }
+        gradients = {label: parameters[name].grad for label, name in GRADIENTS.items() if name in parameters}
         return {"loss": loss.detach()} | {label: g for label, g in gradients.items() if g is not None}
 
     def check(self) -> Values:
         """The same without dropout."""
         with without_dropout(self.model):
             return self.run()
+
+
+def modes(workload: Workload) -> list[Mode]:
+    """What a workload is run in; pre-training predicts nothing that anyone reads in inference."""
+    return ["step"] if workload.task == "pretraining" else ["inference", "step"]
 
 
 def scores_of(output: Any) -> Tensor:
@@ -155,7 +164,7 @@ def contenders(
     forms: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
         REFERENCE: (theirs, batches.huggingface),
         COMPILED: (lambda: compiled(theirs()), batches.huggingface),
-        "ours": (ours, batches.ours),
+        OURS_EAGER: (ours, batches.ours),
         "ours compiled": (lambda: _ours("compile_model")(ours()), batches.ours),
         "swap-in": (lambda: _swapped(theirs()), batches.huggingface),
     }
@@ -174,13 +183,8 @@ def contenders(
 
 def compiled(model: nn.Module) -> nn.Module:
     """`torch.compile` with its defaults, as Hugging Face's guide has it."""
-    from torch._inductor.exc import InductorError
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except (InductorError, RuntimeError) as error:
-        raise Unavailable(f"torch.compile needs a C++ compiler: {error}") from None
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise Unavailable("torch.compile needs a C++ compiler, found neither g++ nor clang++")
     return cast(nn.Module, torch.compile(model))
 
 

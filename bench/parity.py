@@ -1,4 +1,4 @@
-"""Is what a contender computed equal to what the reference computed? Asked of the very values that were timed."""
+"""Is what a contender computed what the reference computed? Asked of the very values that were timed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def require_parity(who: str, found: Values, wanted: Values, tolerance: float) ->
     """The largest relative difference. Raises `ParityError` where it is above `tolerance` or no number."""
     where, relative = worst_difference(found, wanted)
     if not relative <= tolerance:
-        raise ParityError(f"{who}: {where} is {relative:.1e} of its largest value off, allowed {tolerance:.0e}")
+        raise ParityError(
+            f"{who}: {where} is {relative:.1e} of its largest value off, allowed {tolerance:.0e}"
+        )
     return relative
 
 

@@ -1,7 +1,8 @@
 """What a CPU user would pick today: Hugging Face's model exported to ONNX Runtime and to OpenVINO.
 
-Both read the batch's fixed shapes and use as many threads as PyTorch. OpenVINO is asked for fp32: on CPUs with
-bf16 units it would otherwise round to bf16, as the other contenders don't. `pip install lxmert-fast[peers]`.
+Both read the batch's fixed shapes and use as many threads as PyTorch. OpenVINO is asked for fp32: on CPUs
+with bf16 units it would otherwise round to bf16, which the other contenders don't. They come with
+`pip install lxmert-fast[peers]`.
 """
 
 from __future__ import annotations
@@ -84,13 +85,10 @@ class Onnx(_Exported):
             torch.onnx.export(
                 self._model(), self._tensors, file, dynamo=True, external_data=True, verbose=False
             )
-            self._session = runtime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         wanted = [slot.name for slot in self._session.get_inputs()]
         # an input that the scores do not depend on (NLVR2's labels) is not part of the graph
         self._feed = dict(zip(wanted, self._arrays, strict=False))
-        self._scores()
 
     def _scores(self) -> np.ndarray:
         return self._session.run(None, self._feed)[0]
@@ -118,7 +116,6 @@ class OpenVino(_Exported):
             },
         )
         self._feed = self._arrays[: len(converted.inputs)]
-        self._scores()
 
     def _scores(self) -> np.ndarray:
         # a copy: the runtime writes the next result into the same memory

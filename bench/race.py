@@ -118,6 +118,19 @@ class Race:
             if self._compare(contender, values, drawn=contender.random):
                 self.entries[contender.name].seconds.append(seconds)
 
+    def lines(self) -> list[str]:
+        """One line a contender: its median and how it compares, or why it has none."""
+        lines = []
+        base: float | None = None
+        for entry in self.entries.values():
+            if not entry.seconds:
+                lines.append(f"{entry.name:<22} {entry.fault or 'not run'}")
+                continue
+            median = statistics.median(entry.seconds)
+            base = base or median
+            lines.append(f"{entry.name:<22} {median * 1e3:10,.1f} ms  {base / median:5.2f} x")
+        return lines
+
     def _compare(self, contender: Contender, values: Values, *, drawn: bool = False) -> bool:
         entry = self.entries[contender.name]
         if entry.fault:
