@@ -44,7 +44,11 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir={f"lxmert_fast.{room}": folder for room, folder in ROOMS.items()},
-    package_data={"lxmert_fast": ["py.typed"], "lxmert_fast.train": ["configs/*.yaml"], "lxmert_fast.bench": ["*.json"]},
+    package_data={
+        "lxmert_fast": ["py.typed"],
+        "lxmert_fast.train": ["configs/*.yaml"],
+        "lxmert_fast.bench": ["*.json"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=5.0,<6",

@@ -7,15 +7,17 @@ Contenders that need what is not there (a package, a compiler, a part of this li
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import LxmertConfig
+from transformers import LxmertConfig, PreTrainedModel
 from transformers.models.lxmert import modeling_lxmert as huggingface
 
 import lxmert_fast
@@ -128,10 +130,13 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
             setattr(module, name, rate)
 
 
-def reference_model(workload: Workload, config: LxmertConfig, seed: int = 0) -> nn.Module:
-    """Hugging Face's model of the workload with random weights; no bias zero, no two LayerNorms alike."""
-    torch.manual_seed(seed)
-    model = THEIRS[workload.task](config)
+@functools.lru_cache(
+    maxsize=1
+)  # one race after another wants the same one, and drawing 209 M numbers takes time
+def _reference_model(task: str, config: str) -> nn.Module:
+    """Hugging Face's model of a task with random weights; no bias is zero, no two LayerNorms are alike."""
+    torch.manual_seed(0)
+    model = THEIRS[task](LxmertConfig(**json.loads(config)))
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() == 1:
@@ -144,16 +149,16 @@ def sharing(kind: type[nn.Module], config: LxmertConfig, reference: nn.Module) -
     with torch.device("meta"):
         model = kind(config)
     model.load_state_dict(reference.state_dict(), assign=True)
-    if hasattr(model, "tie_weights"):
+    if isinstance(model, PreTrainedModel):
         model.tie_weights()
     return model.requires_grad_()
 
 
 def contenders(
-    workload: Workload, config: LxmertConfig, batches: Batches, mode: Mode, names: list[str] | None = None
+    workload: Workload, config: LxmertConfig, batches: Batches, mode: Mode, names: Sequence[str] | None = None
 ) -> list[Contender]:
     """Everyone who can run a workload, the reference first; `names` picks some."""
-    reference = reference_model(workload, config)
+    reference = _reference_model(workload.task, config.to_json_string(use_diff=False))
 
     def theirs() -> nn.Module:
         return sharing(THEIRS[workload.task], config, reference)

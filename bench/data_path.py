@@ -52,7 +52,7 @@ def _random_rows(images: int, features: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(0)
 
     def text(array: np.ndarray) -> str:
-        return base64.b64encode(np.ascontiguousarray(array)).decode("ascii")
+        return base64.b64encode(array.tobytes()).decode("ascii")
 
     for image in range(images):
         corners = np.sort(rng.random((OBJECTS, 2, 2), np.float32), axis=1).reshape(OBJECTS, 4)
