@@ -36,7 +36,7 @@ $(PEERS): $(STAMP)
 bench bench-all: $(PEERS)
 	mkdir -p runs/bench
 	$(BIN)/python -m pytest bench $(if $(filter bench-all,$@),--whole) --benchmark-json=runs/bench/$@.json \
-		--benchmark-columns=median,rounds; status=$$?; \
+		--benchmark-columns=median,rounds --durations=20; status=$$?; \
 		$(BIN)/lxmert-fast bench report runs/bench/$@.json --out runs/bench/$@ && exit $$status
 
 clean:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from lxmert_fast.bench.machine import describe, matrix_rate
+from lxmert_fast.bench.machine import describe
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--whole` and `--tiny`."""
     group = parser.getgroup("lxmert-fast")
-    group.addoption("--whole", action="store_true", help="every workload, contender and size (hours)")
+    group.addoption("--whole", action="store_true", help="every workload, contender and size")
     group.addoption(
         "--tiny", action="store_true", help="a tiny model: tests the benchmarks, measures nothing"
     )
@@ -47,9 +47,3 @@ def tiny(request: pytest.FixtureRequest) -> bool:
 def whole(request: pytest.FixtureRequest) -> bool:
     """Whether everything is run."""
     return bool(request.config.getoption("--whole"))
-
-
-@pytest.fixture(scope="module")
-def rate() -> float:
-    """The machine's matrix products, FLOP a second, measured beside the module's benchmarks."""
-    return matrix_rate()

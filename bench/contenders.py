@@ -6,7 +6,6 @@ Contenders that need what is not there (a package, a compiler, a part of this li
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import os
@@ -24,6 +23,7 @@ import lxmert_fast
 from lxmert_fast.bench.parity import Values
 from lxmert_fast.bench.race import Contender, Unavailable
 from lxmert_fast.bench.workloads import Batches, Workload
+from lxmert_fast.errors import InputError
 from lxmert_fast.models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering
 from lxmert_fast.verify import GRADIENTS, TOLERANCE, ImagePairsReference
 
@@ -170,7 +170,7 @@ def contenders(
         REFERENCE: (theirs, batches.huggingface),
         COMPILED: (lambda: compiled(theirs()), batches.huggingface),
         OURS_EAGER: (ours, batches.ours),
-        "ours compiled": (lambda: _ours("compile_model")(ours()), batches.ours),
+        "ours compiled": (lambda: _ours("compile_model", ours()), batches.ours),
         "swap-in": (lambda: _swapped(theirs()), batches.huggingface),
     }
     kind: Any = Inference if mode == "inference" else Step
@@ -179,7 +179,7 @@ def contenders(
         from lxmert_fast.bench.peers import Onnx, OpenVino
 
         def eight_bits() -> nn.Module:
-            return _ours("quantize")(copy.deepcopy(ours().eval()))
+            return _ours("quantize", ours().eval())
 
         everyone.append(Inference("ours int8", eight_bits, batches.ours, INT8_TOLERANCE))
         everyone += [Onnx(theirs, batches.huggingface), OpenVino(theirs, batches.huggingface)]
@@ -193,17 +193,16 @@ def compiled(model: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(model))
 
 
-def _ours(name: str) -> Callable[[nn.Module], nn.Module]:
+def _ours(name: str, model: nn.Module) -> Any:
+    """`lxmert_fast.<name>(model)`; what this version or this machine cannot do is said."""
+    if not hasattr(lxmert_fast, name):
+        raise Unavailable(f"lxmert_fast.{name} is not part of this version")
     try:
-        return getattr(lxmert_fast, name)
-    except AttributeError:
-        raise Unavailable(f"lxmert_fast.{name} is not part of this version") from None
+        return getattr(lxmert_fast, name)(model)
+    except InputError as error:
+        raise Unavailable(str(error)) from None
 
 
 def _swapped(model: nn.Module) -> nn.Module:
-    try:
-        accelerate = cast(Any, lxmert_fast).accelerate
-    except AttributeError:
-        raise Unavailable("lxmert_fast.accelerate is not part of this version") from None
-    accelerate(model)
+    _ours("accelerate", model)
     return model
