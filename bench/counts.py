@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LxmertConfig
 
 from lxmert_fast.bench.contenders import OURS_EAGER, REFERENCE, Step, contenders, modes
+from lxmert_fast.bench.flops import KNOWN, flop_counter
 from lxmert_fast.bench.race import Contender
 from lxmert_fast.bench.workloads import Workload, batches
 
@@ -54,7 +54,7 @@ class Counts:
 def count(call: Callable[[], object]) -> Counts:
     """Run a call and count it."""
     tally = _Tally()
-    flops = FlopCounterMode(display=False)
+    flops = flop_counter()
     with flops, tally:
         call()
     return Counts(
@@ -103,9 +103,10 @@ def count_workload(workload: Workload, config: LxmertConfig) -> dict[str, dict[s
 
 
 def count_contender(contender: Contender) -> Counts:
-    """Count one that is prepared."""
+    """Count one that is prepared; inference after a first call, which may rearrange weights."""
     if isinstance(contender, Step):
         return count_step(contender.loss, contender.model, contender.inputs)
+    contender.run()
     return count(contender.run)
 
 
@@ -120,15 +121,15 @@ class _Tally(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         inputs, outputs = _tensors((args, kwargs)), _tensors(result)
-        places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        places = set(map(_place, inputs))
         for tensor in outputs:
-            if tensor.untyped_storage().data_ptr() not in places:
+            if _place(tensor) not in places:
                 self._note(tensor)
         name = func._schema.name.split("::")
-        if name[0] not in ("aten", "prims"):
-            self.unknown.add("::".join(name))
+        if name[0] not in ("aten", "prims") and func._schema.name not in KNOWN:
+            self.unknown.add(func._schema.name)
         written = [arg for arg in func._schema.arguments if arg.alias_info and arg.alias_info.is_write]
-        view = not written and all(tensor.untyped_storage().data_ptr() in places for tensor in outputs)
+        view = bool(outputs) and not written and all(_place(tensor) in places for tensor in outputs)
         if view or name[-1] in _ALLOCATE:
             return result
         self.operations += 1
@@ -138,6 +139,8 @@ class _Tally(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> None:
         """Memory is alive from its first tensor until its storage goes."""
+        if _is_opaque(tensor):
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._alive:
@@ -157,22 +160,33 @@ class _Saved:
 
     def __init__(self, there_anyway: list[Tensor]) -> None:
         self.bytes = 0
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in there_anyway}
+        self._seen = set(map(_place, there_anyway))
 
     def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
+        if _place(tensor) not in self._seen:
+            self._seen.add(_place(tensor))
+            self.bytes += tensor.untyped_storage().nbytes()
         return tensor
 
 
 def stored_bytes(tensor: Tensor) -> int:
     """Bytes of a tensor's distinct elements: a dimension that is broadcast counts once."""
+    if _is_opaque(tensor):
+        return tensor.numel() * tensor.element_size()
     number = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         number *= size if stride or not size else 1
     return number * tensor.element_size()
+
+
+def _is_opaque(tensor: Tensor) -> bool:
+    """Whether oneDNN keeps the numbers in a layout of its own, as it does weights."""
+    return tensor.layout is torch._mkldnn
+
+
+def _place(tensor: Tensor) -> int:
+    """The same number for tensors in the same memory."""
+    return id(tensor) if _is_opaque(tensor) else tensor.untyped_storage().data_ptr()
 
 
 def _tensors(values: Any) -> list[Tensor]:

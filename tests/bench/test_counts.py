@@ -22,6 +22,26 @@ def test_one_linear_layer():
     assert counts.unknown == []
 
 
+@torch.no_grad()
+def test_linear_layers_and_attention_of_the_cpu_s_own():
+    x, weight = torch.randn(4, 8), torch.randn(16, 8)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    counts = count(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
+    assert (counts.flops, counts.unknown) == (2 * 4 * 8 * 16, [])
+    assert counts.bytes_moved == FLOAT * (4 * 8 + 8 * 16 + 4 * 16)
+    query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
+    attention = count(lambda: nn.functional.scaled_dot_product_attention(query, key, key))
+    assert attention.flops == 2 * 2 * (2 * 3) * 5 * 7 * 8
+
+
+def test_an_operation_of_no_known_cost_is_named():
+    @torch.library.custom_op("bench_test::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    assert count(lambda: twice(torch.ones(3))).unknown == ["bench_test::twice"]
+
+
 def test_a_step_of_two_layers():
     model, x = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 1)), torch.randn(4, 8)
     counts = count_step(lambda: model(x).sum(), model, x)
