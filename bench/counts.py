@@ -181,7 +181,7 @@ def stored_bytes(tensor: Tensor) -> int:
 
 def _is_opaque(tensor: Tensor) -> bool:
     """Whether oneDNN keeps the numbers in a layout of its own, as it does weights."""
-    return tensor.layout is torch._mkldnn
+    return tensor.is_mkldnn
 
 
 def _place(tensor: Tensor) -> int:
