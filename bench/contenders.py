@@ -45,6 +45,9 @@ INT8_TOLERANCE = 0.1
 REFERENCE = "huggingface eager"
 COMPILED = "huggingface compiled"
 OURS_EAGER = "ours"
+SWAP_IN = "swap-in"
+#: Quick to make ready: nothing is compiled or exported.
+EAGER = (REFERENCE, OURS_EAGER)
 
 
 class Inference:
@@ -171,7 +174,7 @@ def contenders(
         COMPILED: (lambda: compiled(theirs()), batches.huggingface),
         OURS_EAGER: (ours, batches.ours),
         "ours compiled": (lambda: _ours("compile_model", ours()), batches.ours),
-        "swap-in": (lambda: _swapped(theirs()), batches.huggingface),
+        SWAP_IN: (lambda: _swapped(theirs()), batches.huggingface),
     }
     kind: Any = Inference if mode == "inference" else Step
     everyone: list[Any] = [kind(name, build, inputs) for name, (build, inputs) in forms.items()]

@@ -98,15 +98,15 @@ def count_workload(workload: Workload, config: LxmertConfig) -> dict[str, dict[s
         found[mode] = {}
         for contender in contenders(workload, config, drawn, mode, [REFERENCE, OURS_EAGER]):
             contender.prepare()
+            contender.run()
             found[mode][contender.name] = count_contender(contender)
     return found
 
 
 def count_contender(contender: Contender) -> Counts:
-    """Count one that is prepared; inference after a first call, which may rearrange weights."""
+    """Count one that has run before: a first call may rearrange weights."""
     if isinstance(contender, Step):
         return count_step(contender.loss, contender.model, contender.inputs)
-    contender.run()
     return count(contender.run)
 
 

@@ -1,8 +1,9 @@
 """Contenders timed in turns, in one process, so that every ratio is of the same minutes of the same machine.
 
 A round runs each contender once; each round begins with another one, so that none always follows the same
-neighbour. Medians over the rounds are reported. Values are compared with the reference's in every round;
-a contender that is wrong once has no time.
+neighbour. Other work on the machine only ever adds time, and unevenly: ratios are of each contender's fastest
+round, and rounds are added until a second one confirms it. The median is reported beside it. Values are
+compared with the reference's in every round; a contender that is wrong once has no time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lxmert_fast.bench.parity import ParityError, Values, require_finite, require_parity, same_top_answers
+
+#: A second round this near confirms the fastest.
+CONFIRMED = 1.1
 
 
 class Unavailable(Exception):
@@ -63,6 +67,7 @@ class Entry:
             return row
         return row | {
             "seconds": self.seconds,
+            "fastest": min(self.seconds),
             "median": statistics.median(self.seconds),
             "prepared": self.prepared,
             "difference": self.difference,
@@ -118,17 +123,23 @@ class Race:
             if self._compare(contender, values, drawn=contender.random):
                 self.entries[contender.name].seconds.append(seconds)
 
+    @property
+    def settled(self) -> bool:
+        """Whether every contender has a round that confirms its fastest."""
+        timed = [sorted(entry.seconds)[:2] for entry in self.entries.values() if entry.seconds]
+        return all(len(best) == 2 and best[1] <= CONFIRMED * best[0] for best in timed)
+
     def lines(self) -> list[str]:
-        """One line a contender: its median and how it compares, or why it has none."""
+        """One line a contender: its fastest round and how it compares, or why it has none."""
         lines = []
         base: float | None = None
         for entry in self.entries.values():
             if not entry.seconds:
                 lines.append(f"{entry.name:<22} {entry.fault or 'not run'}")
                 continue
-            median = statistics.median(entry.seconds)
-            base = base or median
-            lines.append(f"{entry.name:<22} {median * 1e3:10,.1f} ms  {base / median:5.2f} x")
+            fastest = min(entry.seconds)
+            base = base or fastest
+            lines.append(f"{entry.name:<22} {fastest * 1e3:10,.1f} ms  {base / fastest:5.2f} x")
         return lines
 
     def _compare(self, contender: Contender, values: Values, *, drawn: bool = False) -> bool:

@@ -12,18 +12,17 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from lxmert_fast.bench.contenders import OURS_EAGER, REFERENCE
+from lxmert_fast.bench.contenders import EAGER, SWAP_IN
 from lxmert_fast.bench.rounds import measure
 from lxmert_fast.bench.workloads import workload
 
 #: The original's batch in fine-tuning.
 PAIRS = 32
-QUICK = [REFERENCE, OURS_EAGER, "swap-in"]
 
 
 def test_fine_tuning(benchmark: BenchmarkFixture, tiny: bool, whole: bool) -> None:
     """Questions grouped by image, as a batch that shares images wants them."""
-    names = None if whole else QUICK
+    names = None if whole else (*EAGER, SWAP_IN)
     sized = workload("vqa").sized(PAIRS)
     measure(benchmark, sized, "step", tiny=tiny, names=names, counted=True)
 
@@ -43,5 +42,5 @@ def test_fine_tuning_other_tasks(benchmark: BenchmarkFixture, name: str, pairs: 
 
 @pytest.mark.parametrize("name", ["captions", "captions4"])
 def test_pretraining(benchmark: BenchmarkFixture, name: str, tiny: bool, whole: bool) -> None:
-    names = None if whole else QUICK
+    names = None if whole else EAGER
     measure(benchmark, workload(name), "step", tiny=tiny, names=names, counted=True)

@@ -44,7 +44,8 @@ def counts(
         typer.echo(json.dumps(result, indent=2))
         return
     races = [
-        Race(sized.name, mode, sized.pairs, sized.per_image, 0.0, {}, rows) for mode, rows in found.items()
+        Race(sized.name, mode, sized.pairs, sized.per_image, 0.0, 0.0, {}, rows)
+        for mode, rows in found.items()
     ]
     typer.echo(counts_lines(races))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,17 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("lxmert-fast")
+#: Small models run faster so, and leave the rest to the tests beside them.
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(COMMAND), "bench", *map(str, arguments)], capture_output=True, text=True, check=False
+        [str(COMMAND), "bench", *map(str, arguments)],
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -23,12 +30,13 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
 def results(tmp_path_factory) -> Path:
     """What `make bench` would write of three benchmarks, of a tiny model."""
     path = tmp_path_factory.mktemp("bench") / "run.json"
-    names = ["test_inference.py::test_batch_sizes", "test_inference.py::test_other_tasks", "test_data.py"]
+    names = ["test_sizes.py::test_batch_sizes", "test_inference.py::test_other_tasks", "test_data.py"]
     tests = [f"bench/{name}" for name in names]
     options = ["--tiny", "-q", f"--benchmark-json={path}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *tests, *options],
         cwd=REPO,
+        env=ONE_THREAD,
         capture_output=True,
         text=True,
         check=False,
@@ -61,7 +69,7 @@ def test_counts_as_json_and_as_a_table():
     assert rows["ours"]["flops"] < rows["huggingface eager"]["flops"]
     assert 0 < rows["ours"]["saved_bytes"] < rows["huggingface eager"]["saved_bytes"]
     table = call("counts", "--workload", "nlvr2", "--pairs", 8, "--tiny").stdout
-    assert "| nlvr2 training step, 8 pairs, 1 an image | ours |" in table
+    assert "| nlvr2 training step, 8 pairs | ours |" in table
 
 
 @pytest.mark.parametrize(

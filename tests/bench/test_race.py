@@ -88,6 +88,16 @@ def test_a_missing_contender_is_no_failure():
     assert not row["failed"]
 
 
+def test_a_fastest_round_needs_a_second_that_confirms_it():
+    race = race_of("vqa", "inference")
+    for seconds, settled in (([1.0], False), ([1.0, 2.0], False), ([2.0, 1.0, 3.0, 1.05], True)):
+        for entry in race.entries.values():
+            entry.seconds = list(seconds)
+        assert race.settled is settled
+    race.entries[OURS_EAGER].seconds = [1.0, 1.2, 1.2]
+    assert not race.settled
+
+
 def test_rounds_begin_with_another_contender_each_time():
     race = race_of("vqa", "inference")
     order = []

@@ -32,6 +32,9 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         ("features", "grid"),
         ("data", "easyvqa"),
         ("checkpoint", "convert"),
+        ("bench", "counts"),
+        ("bench", "report"),
+        ("bench", "compare"),
     ],
     ids="-".join,
 )
