@@ -39,6 +39,8 @@ TEST = [
     "peft>=0.14",
 ]
 BENCH = ["pytest>=8", "pytest-benchmark>=5"]
+# what the benchmarks compare with, beside Hugging Face's own model
+PEERS = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"]
 
 setup(
     name="lxmert-fast",
@@ -51,7 +53,11 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir={f"lxmert_fast.{room}": folder for room, folder in ROOMS.items()},
-    package_data={"lxmert_fast": ["py.typed"], "lxmert_fast.train": ["configs/*.yaml"]},
+    package_data={
+        "lxmert_fast": ["py.typed"],
+        "lxmert_fast.train": ["configs/*.yaml"],
+        "lxmert_fast.bench": ["*.json"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=5.0,<6",
@@ -72,6 +78,7 @@ setup(
         "train": TRAIN,
         "triton": ["triton>=3.4"],
         "bench": BENCH,
+        "peers": PEERS,
         "test": [*BENCH, *TEST],
     },
     entry_points={"console_scripts": ["lxmert-fast = lxmert_fast.cli:main"]},

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .commands import checkpoint, data, features
+from .commands import bench, checkpoint, data, features
 from .commands.verify import verify
 from .errors import Diverged, InputError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(bench.app, name="bench")
 app.command("verify")(verify)
 
 Config = Annotated[Path, typer.Argument(help="A YAML file; the package ships some in train/configs.")]

@@ -46,6 +46,9 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("features", "grid"),
         ("data", "easyvqa"),
         ("checkpoint", "convert"),
+        ("bench", "counts"),
+        ("bench", "report"),
+        ("bench", "compare"),
     ],
     ids="-".join,
 )

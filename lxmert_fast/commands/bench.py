@@ -1,0 +1,98 @@
+"""`lxmert-fast bench`: what a call costs, and the reports of `make bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Benchmarks: count a call's cost, report and compare what `make bench` measured.",
+    no_args_is_help=True,
+)
+
+Results = Annotated[Path, typer.Argument(metavar="RUN.json", help="A result file of `make bench`.")]
+
+
+@app.command()
+def counts(
+    workload: Annotated[str, typer.Option(help="vqa, gqa, nlvr2, captions or captions4.")] = "vqa",
+    pairs: Annotated[int | None, typer.Option(help="Sentence-image pairs in the batch.")] = None,
+    per_image: Annotated[float | None, typer.Option(help="Sentences an image.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON in place of a table.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, in seconds.")] = False,
+) -> None:
+    """Count FLOPs, operations, bytes moved, bytes saved for backward and peak memory.
+
+    Of ours and of Hugging Face's eager model on the same batch: figures that are the same on every machine.
+    """
+    import json
+
+    from lxmert_fast.bench.counts import count_workload
+    from lxmert_fast.bench.report import Race, counts_lines
+    from lxmert_fast.bench.workloads import config_for
+    from lxmert_fast.bench.workloads import workload as named
+
+    sized = named(workload).sized(pairs, per_image)
+    found = {
+        mode: {name: row.to_json() for name, row in rows.items()}
+        for mode, rows in count_workload(sized, config_for(sized, tiny=tiny)).items()
+    }
+    if as_json:
+        result = {"workload": sized.name, "pairs": sized.pairs, "per_image": sized.per_image, "modes": found}
+        typer.echo(json.dumps(result, indent=2))
+        return
+    races = [
+        Race(sized.name, mode, sized.pairs, sized.per_image, 0.0, 0.0, {}, rows)
+        for mode, rows in found.items()
+    ]
+    typer.echo(counts_lines(races))
+
+
+@app.command()
+def report(
+    results: Results,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of report.md and the plots; beside RUN.json if absent.")
+    ] = None,
+    readme: Annotated[
+        Path | None,
+        typer.Option(help="A Markdown file whose part between the marks <!-- bench --> is replaced."),
+    ] = None,
+) -> None:
+    """Write the Markdown report and the plots of a result file."""
+    from lxmert_fast.bench.plots import draw
+    from lxmert_fast.bench.report import markdown, put_into, read_report
+
+    read = read_report(results)
+    folder = out or results.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = draw(read, folder)
+    links = "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots)
+    (folder / "report.md").write_text(markdown(read) + links, encoding="utf-8")
+    if readme is not None:
+        put_into(readme, read)
+    for path in (folder / "report.md", *plots):
+        typer.echo(path)
+
+
+@app.command()
+def compare(
+    old: Results,
+    new: Results,
+    threshold: Annotated[float, typer.Option(min=0.0, help="Smaller changes of speed are noise.")] = 0.05,
+) -> None:
+    """Show what moved between two result files: speeds against Hugging Face's of the same run, and counts."""
+    from lxmert_fast.bench.compare import compare as changes_between
+    from lxmert_fast.bench.compare import warnings
+    from lxmert_fast.bench.report import read_report
+
+    before, after = read_report(old), read_report(new)
+    for warning in warnings(before, after):
+        typer.echo(warning, err=True)
+    changes = changes_between(before, after, threshold)
+    for change in changes:
+        typer.echo(change.line())
+    if not changes:
+        typer.echo(f"nothing moved by more than {threshold:.0%}")
