@@ -7,6 +7,7 @@ each contender took is in `extra_info["race"]`.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from lxmert_fast.bench.counts import count_contender
 from lxmert_fast.bench.machine import TOKENS, matrix_rate
 from lxmert_fast.bench.race import Race
 from lxmert_fast.bench.workloads import Workload, batches, config_for, mean_length
+
+#: Seconds for rounds that confirm the fastest ones.
+EXTRA = 60.0
 
 
 def measure(
@@ -34,7 +38,7 @@ def measure(
 
     Args:
         names: of the contenders; all if None.
-        rounds: at the least; up to three times as many where the machine is not quiet.
+        rounds: at the least; for up to `EXTRA` seconds more where the machine is not quiet.
         counted: also count FLOPs, operations and bytes of Hugging Face's eager model and of ours.
 
     Raises:
@@ -50,9 +54,8 @@ def measure(
         rates.append(matrix_rate((64,) if tiny else TOKENS))
 
     benchmark.pedantic(one_round, rounds=rounds)
-    for _ in range(2 * rounds):
-        if race.settled:
-            break
+    until = time.monotonic() + EXTRA
+    while not race.settled and time.monotonic() < until:
         one_round()
     benchmark.extra_info["race"] = {
         "workload": workload.name,

@@ -34,9 +34,7 @@ class Rows(Dataset):
         return row
 
 
-def main(
-    model_folder: Path, data_folder: Path, output: Path, steps: int = 20, batch_size: int = 32
-) -> None:
+def main(model_folder: Path, data_folder: Path, output: Path, steps: int = 20, batch_size: int = 32) -> None:
     """Fine-tune for a few steps and save."""
     model = LxmertForQuestionAnswering.from_pretrained(model_folder)
     accelerate(model)
