@@ -69,19 +69,6 @@ class Layout:
         """(B,) int64, the row of each sequence's first position."""
         return self.starts[:-1]
 
-    def part(self, first: int, last: int) -> tuple[slice, Layout]:
-        """The rows of sequences `first` up to `last`, and how they stand; not of a shared layout."""
-        begin, end = int(self.starts[first]), int(self.starts[last])
-        width, rows = self.width, self.rows
-        return slice(begin, end), Layout(
-            last - first,
-            width,
-            self.starts[first : last + 1] - begin,
-            None if self.mask is None else self.mask[first:last],
-            None if rows is None else (rows[first * width : last * width] - begin).clamp(min=0),
-            None if self.places is None else self.places[begin:end] - first * width,
-        )
-
 
 def dense(batch: int, width: int, bias: Tensor | None, device: torch.device) -> Layout:
     """Every position of every sequence; `bias` (B, T) is added to the scores of the keys."""

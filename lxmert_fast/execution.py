@@ -21,9 +21,7 @@ each pair.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -76,14 +74,6 @@ class Stream:
             rows = places.index_copy(0, self.kept_of_pairs, rows)
         return rows.unflatten(0, (self.pairs.batch, width))
 
-    def part(self, first: int, last: int) -> tuple[slice, Stream]:
-        """Pairs `first` to `last` (not included) from the second cross-modality layer on, and their rows."""
-        rows, pairs = self.pairs.part(first, last)
-        if self.read is None or self.readers is None:
-            return rows, Stream(pairs, pairs, pairs)
-        read, readers = self.readers.part(first, last)
-        return rows, Stream(pairs, pairs, pairs, read=self.read[read] - rows.start, readers=readers)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -100,17 +90,6 @@ class Plan:
     whole: bool
     pooled: Tensor
     words: Tensor | None = None
-
-    def parts(self, most: int) -> Iterator[tuple[slice, slice, Plan]]:
-        """The batch in parts of about `most` rows: rows of text, rows of objects, and their plan."""
-        batch = self.text.pairs.batch
-        rows = int(self.text.pairs.starts[-1]) + int(self.objects.pairs.starts[-1])
-        count = min(batch, max(1, round(rows / most)))
-        edges = [part * batch // count for part in range(count + 1)]
-        for first, last in pairwise(edges):
-            text_rows, text = self.text.part(first, last)
-            object_rows, objects = self.objects.part(first, last)
-            yield text_rows, object_rows, Plan(text, objects, self.whole, text.pairs.first_rows())
 
     def outputs(
         self, text: Tensor, objects: Tensor | None, reads: Reads | None, length: int, boxes: int

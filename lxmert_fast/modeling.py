@@ -37,8 +37,6 @@ from .kernels.visual_embedding import visual_embedding
 from .outputs import LxmertModelOutput, huggingface_tuple
 
 LAYER_NORM_EPS = 1e-12
-#: Rows of both streams, likewise for a whole layer.
-PART_ROWS = 2048
 #: Rows whose widest hidden state still lies in a processor's cache, and in memory that is not asked for anew.
 CACHED_ROWS = 1280
 
@@ -271,7 +269,7 @@ def feed_forward(inner: LxmertIntermediate, outer: LxmertResidual, x: Tensor) ->
         if not exact or has_hooks(inner) or has_hooks(outer):
             return outer(inner(x), x)
         return outer.end(gelu_dense(dense(x, inner.dense), outer.dense), x)
-    if len(x) <= CACHED_ROWS or not _in_parts(x):
+    if len(x) <= CACHED_ROWS or torch.compiler.is_compiling() or x.device.type != "cpu":
         return outer(inner(x), x)
     pieces = x.split(math.ceil(len(x) / math.ceil(len(x) / CACHED_ROWS)))
     return torch.cat([outer(inner(piece), piece) for piece in pieces])
@@ -431,50 +429,21 @@ class LxmertEncoder(nn.Module):
                 trace.attend(trace.object_attentions, probabilities)
 
         texts, images = plan.text.entry, plan.objects.entry
-        layers = cast(list[LxmertXLayer], list(self.x_layers))
-        if len(layers) < 2 or trace is not None or not _in_parts(text):
-            return across(layers, text, texts, objects, images, plan, trace)
-        # the first layer's products are of texts and images; from there on pairs have nothing in common
-        text, objects, _, _ = layers[0](text, texts, objects, images, plan)
-        parts = [
-            across(layers[1:], text[rows], part.text.pairs, objects[boxes], part.objects.pairs, part)
-            for rows, boxes, part in plan.parts(PART_ROWS)
-        ]
-        read_text, read_objects = zip(*parts, strict=True)
-        return torch.cat(read_text), None if read_objects[0] is None else torch.cat(read_objects)
-
-
-def across(
-    layers: list[LxmertXLayer],
-    text: Tensor,
-    texts: Layout,
-    objects: Tensor,
-    images: Layout,
-    plan: Plan,
-    trace: Trace | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Cross-modality layers, down to the rows that are read of the last one."""
-    want = trace is not None and trace.attentions
-    for layer in layers if plan.whole else layers[:-1]:
-        text, objects, text_to_objects, objects_to_text = layer(text, texts, objects, images, plan, want)
-        texts, images = plan.text.pairs, plan.objects.pairs
-        if trace is not None:
-            trace.add(trace.text_states, text)
-            trace.add(trace.object_states, objects)
-            trace.attend(trace.text_to_objects, text_to_objects)
-            trace.attend(trace.objects_to_text, objects_to_text)
-    if not layers:
-        text, objects = texts.repeat(text), images.repeat(objects)
-    if plan.whole:
-        return text, objects
-    if not layers:
-        return text[plan.text.read], None if plan.objects.read is None else objects[plan.objects.read]
-    return layers[-1].read(text, texts, objects, images, plan)
-
-
-def _in_parts(x: Tensor) -> bool:
-    """Whether pairs go through in parts whose hidden states stay in a processor's cache."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        for layer in self.x_layers if plan.whole else self.x_layers[:-1]:
+            text, objects, text_to_objects, objects_to_text = layer(text, texts, objects, images, plan, want)
+            texts, images = plan.text.pairs, plan.objects.pairs
+            if trace is not None:
+                trace.add(trace.text_states, text)
+                trace.add(trace.object_states, objects)
+                trace.attend(trace.text_to_objects, text_to_objects)
+                trace.attend(trace.objects_to_text, objects_to_text)
+        if not len(self.x_layers):
+            text, objects = texts.repeat(text), images.repeat(objects)
+        if plan.whole:
+            return text, objects
+        if not len(self.x_layers):
+            return text[plan.text.read], None if plan.objects.read is None else objects[plan.objects.read]
+        return cast(LxmertXLayer, self.x_layers[-1]).read(text, texts, objects, images, plan)
 
 
 class LxmertPooler(nn.Module):

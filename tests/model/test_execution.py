@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tolerance import FP32, FP64, SMALL_GRADIENT, assert_close, gradients, largest
 from torch import Tensor
 
-from lxmert_fast import execution, modeling
+from lxmert_fast import execution
 from lxmert_fast.losses import IGNORE
 from lxmert_fast.modeling import LxmertModel
 from lxmert_fast.models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering
@@ -226,31 +226,6 @@ def any_labels(config: Any, plain: dict[str, Any], seed: int, masked: float) -> 
             ),
         },
     }
-
-
-@given(case=cases(), seed=st.integers(0, 2**31), rows=st.integers(1, 60))
-@settings(max_examples=25, deadline=None)
-@torch.no_grad()
-def test_without_gradients_pairs_go_through_in_parts(case: Case, seed: int, rows: int):
-    """Parts of any size give what the batch gives as a whole, whatever is read of it."""
-    config = make_config(**(CONFIG | {"x_layers": 3}))
-    labels = any_labels(config, case.plain, seed, masked=0.3)
-    for kind, extra in (
-        (LxmertModel, {"padding_outputs": False}),
-        (LxmertForQuestionAnswering, {}),
-        (LxmertForPreTraining, labels | {"loss_only": True}),
-    ):
-        model = scatter(kind(config)).double().eval()
-        call = double(case.shared | extra)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(modeling, "PART_ROWS", 10**9)
-            wanted = model(**call)
-            patch.setattr(modeling, "PART_ROWS", rows)
-            patch.setattr(modeling, "CACHED_ROWS", rows)
-            found = model(**call)
-        for name, value in wanted.items():
-            if isinstance(value, Tensor):
-                assert_close(found[name], value, tolerance=FP64, what=f"{kind.__name__} {name}")
 
 
 def small_batch(pairs: int = 4) -> dict[str, Any]:
