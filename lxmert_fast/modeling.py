@@ -13,7 +13,6 @@ objects, N rows, H hidden.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -35,10 +34,9 @@ from .kernels.self_attention import attention, self_attention
 from .kernels.text_embedding import text_embedding
 from .kernels.visual_embedding import visual_embedding
 from .outputs import LxmertModelOutput, huggingface_tuple
+from .repeats import share_repeats
 
 LAYER_NORM_EPS = 1e-12
-#: Rows whose widest hidden state still lies in a processor's cache, and in memory that is not asked for anew.
-CACHED_ROWS = 1280
 
 
 def dropout_rate(module: nn.Module) -> float:
@@ -261,18 +259,12 @@ def activated(x: Tensor, layer: nn.Module, activation: nn.Module) -> Tensor:
 def feed_forward(inner: LxmertIntermediate, outer: LxmertResidual, x: Tensor) -> Tensor:
     """The feed-forward sub-layer: LayerNorm(dropout(W_2 gelu(W_1 x + b_1) + b_2) + x).
 
-    For backward the activation is kept once, not twice, unless a hook wants to see it. Without gradients rows
-    go through in pieces that stay in the cache.
+    For backward the activation is kept once, not twice, unless a hook wants to see it.
     """
     exact = isinstance(inner.intermediate_act_fn, GELUActivation)
-    if torch.is_grad_enabled():
-        if not exact or has_hooks(inner) or has_hooks(outer):
-            return outer(inner(x), x)
+    if torch.is_grad_enabled() and exact and not (has_hooks(inner) or has_hooks(outer)):
         return outer.end(gelu_dense(dense(x, inner.dense), outer.dense), x)
-    if len(x) <= CACHED_ROWS or torch.compiler.is_compiling() or x.device.type != "cpu":
-        return outer(inner(x), x)
-    pieces = x.split(math.ceil(len(x) / math.ceil(len(x) / CACHED_ROWS)))
-    return torch.cat([outer(inner(piece), piece) for piece in pieces])
+    return outer(inner(x), x)
 
 
 class LxmertLayer(GradientCheckpointingLayer):
@@ -500,6 +492,8 @@ class LxmertModel(LxmertPreTrainedModel):
     share_in_training = True
     #: Outputs at padding positions are computed; False gives zeros there and saves the work.
     padding_outputs = True
+    #: Look for equal texts and images in a batch that comes without indices, as `accelerate` wants it.
+    find_repeats = False
 
     def forward(
         self,
@@ -580,9 +574,17 @@ class LxmertModel(LxmertPreTrainedModel):
             visual_attention_mask = (
                 None if visual_attention_mask is None else per_pair(visual_attention_mask, image_index)
             )
-            words = per_pair(words, text_index)
             visual_feats, visual_pos = per_pair(visual_feats, image_index), per_pair(visual_pos, image_index)
             text_index = image_index = None
+        elif self.find_repeats:
+            if text_index is None:
+                (input_ids, inputs_embeds, attention_mask, token_type_ids), text_index = share_repeats(
+                    input_ids, inputs_embeds, attention_mask, token_type_ids
+                )
+            if image_index is None:
+                images, image_index = share_repeats(visual_feats, visual_pos, visual_attention_mask)
+                visual_feats, visual_pos, visual_attention_mask = cast(tuple[Tensor, Tensor, Tensor], images)
+        words = cast(Tensor, inputs_embeds if input_ids is None else input_ids)
         (num_texts, length), (num_images, boxes) = words.shape[:2], visual_feats.shape[:2]
         plan = make_plan(
             Inputs(

@@ -73,7 +73,7 @@ def _swallowing(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 _SWAPPED = {theirs: _both(theirs, ours) for theirs, ours in _OURS.items()}
 _STOCK = {swap: theirs for theirs, swap in _SWAPPED.items()}
-_OPTIONS = ("padding_outputs", "share_in_training", "loss_only")
+_OPTIONS = ("padding_outputs", "share_in_training", "loss_only", "find_repeats")
 
 
 class swapped:
@@ -108,11 +108,12 @@ def accelerate(
     padding_outputs: bool = True,
     share_in_training: bool = True,
     loss_only: bool = False,
+    find_repeats: bool = True,
 ) -> Handle:
     """Let a transformers LXMERT compute with this library, in place.
 
-    The call stays the same and so do the outputs. The model takes this library's arguments as well
-    (`image_index`, `text_index`): where an image or a text stands in several pairs, they save most.
+    The call stays the same and so do the outputs. An image or a text that stands in several pairs is computed
+    once; the model also takes `image_index` and `text_index`, which say so and spare the search.
 
     Args:
         model: `LxmertModel`, `LxmertForPreTraining` or `LxmertForQuestionAnswering` of transformers, alone or
@@ -123,6 +124,8 @@ def accelerate(
         share_in_training: False draws dropout for every pair, also where an image or a text is shared.
         loss_only: `LxmertForPreTraining` computes losses and matching scores alone; its other scores are
         None.
+
+        find_repeats: look for equal images and texts in a batch on the CPU (`repeats.py`).
 
     Returns:
         A handle whose `revert()` restores the model. A second call sets the options anew and nothing else.
@@ -140,7 +143,7 @@ def accelerate(
         )
     for module in modules:
         module.__class__ = _SWAPPED.get(type(module), type(module))
-    chosen = (padding_outputs, share_in_training, loss_only)
+    chosen = (padding_outputs, share_in_training, loss_only, find_repeats)
     options = dict(zip(_OPTIONS, chosen, strict=True))
     for module in found:
         for name, value in options.items():
