@@ -27,6 +27,26 @@ def ids(shape: tuple[int, ...], **at: int) -> torch.Tensor:
 
 
 BAD = {
+    "index of another type": (
+        {"image_index": torch.zeros(B)},
+        r"image_index is torch.float32 of shape \(4,\), wanted torch.int64 of \(B,\)",
+    ),
+    "index of another shape": (
+        {"text_index": torch.zeros(B, 1, dtype=torch.int64)},
+        r"text_index is torch.int64 of shape \(4, 1\), wanted torch.int64 of \(B,\)",
+    ),
+    "index on another device": (
+        {"image_index": torch.zeros(B, dtype=torch.int64, device="meta")},
+        "image_index is on meta, wanted cpu, where the texts are",
+    ),
+    "an image that no pair uses": (
+        {"image_index": torch.tensor([0, 1, 1, 0])},
+        "image_index names 2 of 4 images: no pair uses image 2 and 1 more",
+    ),
+    "a text that no pair uses": (
+        {"text_index": torch.tensor([0, 1, 2, 2])},
+        "text_index names 3 of 4 texts: no pair uses text 3",
+    ),
     "no features": ({"visual_feats": None}, "visual_feats is None"),
     "no boxes": ({"visual_pos": None}, "visual_pos is None"),
     "other feature size": (
