@@ -10,13 +10,13 @@ the paper leaves it open), so the two streams arrive here projected by one produ
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..layout import Layout
-from ..self_attention.reference import Attended, attend, join_heads, split_heads
+from ..self_attention.reference import meet, split_heads
 
 
 class CrossAttention(NamedTuple):
@@ -31,15 +31,7 @@ class CrossAttention(NamedTuple):
 
 
 def cross_attention(
-    qkv: Tensor,
-    text_rows: int,
-    texts: Layout,
-    objects: Layout,
-    num_heads: int,
-    *,
-    dropout_p: float = 0.0,
-    want_probabilities: bool = False,
-    implementation: str = "eager",
+    qkv: Tensor, text_rows: int, texts: Layout, objects: Layout, num_heads: int, **settings: Any
 ) -> CrossAttention:
     """Multi-head attention from text to objects and from objects to text.
 
@@ -47,24 +39,11 @@ def cross_attention(
         qkv: (R, 3H), query, key and value of both streams side by side, `text_rows` rows of text first.
         texts, objects: how the B pairs read them.
 
-    Other arguments: `self_attention.reference.attend`.
+    Other arguments: `self_attention.reference.attention`.
     """
     text, boxes = qkv.split([text_rows, qkv.shape[0] - text_rows])
-    text_heads = split_heads(texts.read(text), num_heads, 3)
-    object_heads = split_heads(objects.read(boxes), num_heads, 3)
-
-    def direction(queries: Layout, query: Tensor, keys: Layout, key: Tensor, value: Tensor) -> Attended:
-        context, probabilities = attend(
-            query,
-            key,
-            value,
-            keys.mask,
-            dropout_p=dropout_p,
-            want_probabilities=want_probabilities,
-            implementation=implementation,
-        )
-        return queries.write(join_heads(context)), probabilities
-
-    from_text, text_probabilities = direction(texts, text_heads[0], objects, *object_heads[1:])
-    from_objects, object_probabilities = direction(objects, object_heads[0], texts, *text_heads[1:])
+    text_q, text_k, text_v = split_heads(texts.read(text), num_heads, 3)
+    object_q, object_k, object_v = split_heads(objects.read(boxes), num_heads, 3)
+    from_text, text_probabilities = meet(text_q, object_k, object_v, texts, objects, **settings)
+    from_objects, object_probabilities = meet(object_q, text_k, text_v, objects, texts, **settings)
     return CrossAttention(torch.cat([from_text, from_objects]), text_probabilities, object_probabilities)

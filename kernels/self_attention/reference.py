@@ -10,7 +10,7 @@ LXMERT section 2.1.2 ("attention layers"); D is the head width, the mask is addi
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -99,16 +99,16 @@ def attend(
     return torch.matmul(probabilities, value), probabilities if want_probabilities else None
 
 
+def meet(
+    query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, **settings: Any
+) -> Attended:
+    """`attend`, from heads that have been read to rows (N, H) that `queries` writes."""
+    context, probabilities = attend(query, key, value, keys.mask, **settings)
+    return queries.write(join_heads(context)), probabilities
+
+
 def attention(
-    query: Tensor,
-    key_value: Tensor,
-    queries: Layout,
-    keys: Layout,
-    num_heads: int,
-    *,
-    dropout_p: float = 0.0,
-    want_probabilities: bool = False,
-    implementation: str = "eager",
+    query: Tensor, key_value: Tensor, queries: Layout, keys: Layout, num_heads: int, **settings: Any
 ) -> Attended:
     """Multi-head attention from one stream's rows to another's, or from some rows of a stream to all of them.
 
@@ -116,35 +116,17 @@ def attention(
         query: (R, H), rows that `queries` reads.
         key_value: (U, 2H), key and value side by side, rows that `keys` reads.
         queries, keys: layouts of the same B sequences.
-
-    Other arguments: `attend`.
+        settings: `dropout_p`, `want_probabilities` and `implementation` of `attend`.
 
     Returns:
         context (N, H), the rows that `queries` writes, and probabilities (B, heads, T, U) or None.
     """
     (q,) = split_heads(queries.read(query), num_heads, 1)
     k, v = split_heads(keys.read(key_value), num_heads, 2)
-    context, probabilities = attend(
-        q,
-        k,
-        v,
-        keys.mask,
-        dropout_p=dropout_p,
-        want_probabilities=want_probabilities,
-        implementation=implementation,
-    )
-    return queries.write(join_heads(context)), probabilities
+    return meet(q, k, v, queries, keys, **settings)
 
 
-def self_attention(
-    qkv: Tensor,
-    layout: Layout,
-    num_heads: int,
-    *,
-    dropout_p: float = 0.0,
-    want_probabilities: bool = False,
-    implementation: str = "eager",
-) -> Attended:
+def self_attention(qkv: Tensor, layout: Layout, num_heads: int, **settings: Any) -> Attended:
     """Multi-head self-attention of one stream, without any projection.
 
     Args:
@@ -154,13 +136,4 @@ def self_attention(
     Other arguments and what is returned: `attention`.
     """
     q, k, v = split_heads(layout.read(qkv), num_heads, 3)
-    context, probabilities = attend(
-        q,
-        k,
-        v,
-        layout.mask,
-        dropout_p=dropout_p,
-        want_probabilities=want_probabilities,
-        implementation=implementation,
-    )
-    return layout.write(join_heads(context)), probabilities
+    return meet(q, k, v, layout, layout, **settings)
