@@ -21,9 +21,9 @@ _BITS = 16
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability p in [0, 1] and scale the others by 1 / (1 - p)."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0.0 < p < 1.0:
-        return F.dropout(x, p)
     dropped = round(p * 2**_BITS)
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0 < dropped < 2**_BITS:
+        return F.dropout(x, p)
     keep = random_bits(x.shape) >= dropped - 2 ** (_BITS - 1)
     return _Scale.apply(x, keep, 2**_BITS / (2**_BITS - dropped))
 

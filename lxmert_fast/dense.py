@@ -6,8 +6,8 @@ The parameters stay where Hugging Face keeps them. In training their weights are
 copy that is small beside the product. Without gradients on a CPU the joined weights are kept in the layout
 that oneDNN reads fastest, with bias and GELU in the same pass over the result, until a weight changes.
 
-A layer that is more than a plain `nn.Linear` (an adapter, a quantised layer, one with hooks such as
-ZeRO-3's) is called as it is.
+A layer that is more than a plain `nn.Linear` (an adapter, one with hooks such as ZeRO-3's) is called as it
+is, unless its class knows how to go `together` with its like.
 """
 
 from __future__ import annotations
@@ -60,14 +60,21 @@ def gelu_dense(u: Tensor, layer: nn.Module) -> Tensor:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module does more than its `forward`."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def _plain(layers: tuple[nn.Module, ...]) -> tuple[nn.Linear, ...] | None:
     for layer in layers:
         if type(layer) is not nn.Linear or has_hooks(layer):
             return None
-    return cast(tuple[nn.Linear, ...], layers)
+    plain = cast(tuple[nn.Linear, ...], layers)
+    # all with a bias or all without: only those can be joined
+    return plain if len({layer.bias is None for layer in plain}) == 1 else None
 
 
 def _joined(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:

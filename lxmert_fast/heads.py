@@ -43,7 +43,7 @@ class LxmertLMPredictionHead(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         """(B, T, H) to scores over the vocabulary (B, T, V)."""
-        return F.linear(self.transform(text), self.decoder.weight, self.bias)
+        return self.decoder(self.transform(text)) + self.bias
 
     def fit_bias(self) -> None:
         """Give the bias the decoder's number of words, after the embedding was resized; new entries are 0."""

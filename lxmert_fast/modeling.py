@@ -530,7 +530,7 @@ class LxmertModel(LxmertPreTrainedModel):
             reads: what the caller's heads read, for task models. Then `language_output` (M, H) and
                 `vision_output` (M, H) hold those rows alone, in the order of (pair, position), None where
                 none is read, and the parameters that are skipped get no gradient (the reference leaves the
-                same ones without). Ignored where hidden states or attentions are asked for.
+                same ones without). Where hidden states or attentions are asked for, nothing is skipped.
 
         Returns:
             `LxmertModelOutput`, always one row per pair, or Hugging Face's tuple.

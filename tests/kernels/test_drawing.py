@@ -43,6 +43,12 @@ def test_a_seed_repeats_it_and_the_gradient_follows_the_mask(shape: list[int], p
     assert torch.equal((x.grad * x).detach(), first.detach())
 
 
+@pytest.mark.parametrize(("p", "zeros"), [(2.0**-30, 0), (1 - 2.0**-30, 1000), (0.0, 0), (1.0, 1000)])
+def test_rates_that_sixteen_bits_cannot_tell_from_none_or_all(p: float, zeros: int):
+    torch.manual_seed(0)
+    assert int((dropout(torch.ones(1000), p) == 0).sum()) == zeros
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_dtypes(dtype: torch.dtype):
     y = dropout(torch.ones(100, 100, dtype=dtype), 0.1)

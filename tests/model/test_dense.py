@@ -102,3 +102,18 @@ def test_hooks_and_other_kinds_are_called():
         seen.clear()
         dense(x, *some)
     assert seen == ["hook"]
+
+
+def test_hooks_on_the_way_back_run_too():
+    some = layers()
+    seen: list[int] = []
+    some[1].register_full_backward_hook(lambda m, i, o: seen.append(1))
+    dense(torch.randn(5, 16, requires_grad=True), *some).sum().backward()
+    assert seen == [1]
+
+
+def test_layers_with_and_without_bias_are_not_joined_past_it():
+    some = [*layers(1), *layers(1, bias=False)]
+    x = torch.randn(5, 16)
+    for order in (some, some[::-1]):
+        assert_close(dense(x, *order), separately(x, order))

@@ -226,6 +226,16 @@ def test_adapters_are_called_and_trained(when: str):
         assert not torch.equal(plain(**batch).question_answering_score, wanted.question_answering_score)
 
 
+def test_whatever_stands_in_the_decoder_s_place_is_called():
+    model = stock(LxmertForPreTraining)
+    accelerate(model)
+    seen: list[int] = []
+    model.cls.predictions.decoder.register_forward_hook(lambda m, i, o: seen.append(1))
+    with torch.no_grad():
+        model(**call(model))
+    assert seen == [1]
+
+
 def test_hooks_on_modules_still_run():
     model = stock(LxmertForQuestionAnswering)
     seen: list[str] = []
