@@ -76,7 +76,7 @@ setup(
     extras_require={
         "demo": DEMO + TRAIN,
         "train": TRAIN,
-        "triton": ["triton>=3.4"],
+        "triton": ["triton>=3.4; sys_platform == 'linux'"],
         "bench": BENCH,
         "peers": PEERS,
         "test": [*BENCH, *TEST],

@@ -15,10 +15,13 @@ read the rows where they stand.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .meetings import Meetings
 
 #: A softmax over fewer keys than a vector register holds is several times slower on a CPU than over these.
 LEAST_KEYS = 16
@@ -37,6 +40,8 @@ class Layout:
         rows: (B * T,) int64, the row that each place reads, row 0 where there is nothing; None: all in order.
         places: (N,) int64, the place that each row is written from; None: all in order.
         shared: some rows are read more than once, or never.
+        lengths_only: the mask says no more than the lengths do; kernels that know those need no mask.
+        meetings: the layout's self-attention as the kernel reads it, where a plan has made it.
     """
 
     batch: int
@@ -46,6 +51,18 @@ class Layout:
     rows: Tensor | None = None
     places: Tensor | None = None
     shared: bool = False
+    lengths_only: bool = False
+    meetings: Meetings | None = None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(B, T), what the mask adds to scores of kept positions; None for 0."""
+        return None if self.mask is None or self.lengths_only else self.mask[:, 0, 0, :]
+
+    @property
+    def written(self) -> int:
+        """N, the rows that are written."""
+        return self.batch * self.width if self.places is None else len(self.places)
 
     def read(self, x: Tensor) -> Tensor:
         """Rows (N, H) to places (B, T, H)."""
@@ -62,8 +79,13 @@ class Layout:
         """Rows as often as they are read: what `write(read(x))` gives."""
         if not self.shared:
             return x
-        assert self.rows is not None
-        return x.index_select(0, self.rows if self.places is None else self.rows[self.places])
+        return x.index_select(0, self.sources())
+
+    def sources(self) -> Tensor:
+        """(N,) int64, the row that each written row comes from: `repeat` as an index."""
+        if self.rows is None:
+            return torch.arange(self.written, device=self.starts.device)
+        return self.rows if self.places is None else self.rows[self.places]
 
     def first_rows(self) -> Tensor:
         """(B,) int64, the row of each sequence's first position."""
@@ -92,7 +114,9 @@ def packed(keep: Tensor, bias: Tensor | None, dtype: torch.dtype, *, kept: int, 
     starts, places = _places(lengths, width, kept)
     mask = torch.full((len(keep) * width,), -torch.inf, dtype=dtype, device=keep.device)
     mask[places] = 0.0 if bias is None else bias.flatten()[flat].to(dtype)
-    return Layout(len(keep), width, starts, mask.view(-1, 1, 1, width), _inverse(places, len(mask)), places)
+    rows = _inverse(places, len(mask))
+    mask = mask.view(-1, 1, 1, width)
+    return Layout(len(keep), width, starts, mask, rows, places, lengths_only=bias is None)
 
 
 def shared(layout: Layout, index: Tensor, written: int) -> tuple[Layout, Layout]:
@@ -114,7 +138,8 @@ def shared(layout: Layout, index: Tensor, written: int) -> tuple[Layout, Layout]
         return replace(pairs, mask=mask, rows=rows, shared=True), replace(pairs, mask=mask)
     rows = layout.rows.view(-1, width).index_select(0, index).flatten()
     starts, places = _places(layout.starts.diff().index_select(0, index), width, written)
-    pairs = Layout(batch, width, starts, mask, _inverse(places, batch * width), places)
+    inverse = _inverse(places, batch * width)
+    pairs = Layout(batch, width, starts, mask, inverse, places, lengths_only=layout.lengths_only)
     return replace(pairs, rows=rows, shared=True), pairs
 
 

@@ -1,5 +1,6 @@
 """Dense bias and exact GELU."""
 
-from .reference import bias_gelu, gelu_linear
+from .function import bias_gelu, bias_gelu_linear, products
+from .reference import gelu_linear
 
-__all__ = ["bias_gelu", "gelu_linear"]
+__all__ = ["bias_gelu", "bias_gelu_linear", "gelu_linear", "products"]

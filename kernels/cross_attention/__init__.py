@@ -1,5 +1,6 @@
 """Cross attention, both directions with shared weights."""
 
-from .reference import CrossAttention, cross_attention
+from .function import cross_attention
+from .reference import CrossAttention
 
 __all__ = ["CrossAttention", "cross_attention"]

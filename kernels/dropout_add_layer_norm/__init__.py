@@ -1,5 +1,6 @@
 """Dense bias, dropout, residual and LayerNorm in one operation."""
 
-from .reference import dropout_add_layer_norm
+from .function import dropout_add_layer_norm
+from .parameters import Parameters
 
-__all__ = ["dropout_add_layer_norm"]
+__all__ = ["Parameters", "dropout_add_layer_norm"]

@@ -1,0 +1,143 @@
+"""Launch settings: how many rows a tile has, and how many warps work on it.
+
+Plain tables, one a kernel, by what is fixed when a model is built (the width of a row, the width of a head)
+and the tile that its data needs. Sequence length and batch are in no key: a table cannot go stale with them.
+An architecture may have entries of its own, in `BY_ARCHITECTURE`; `tune.py` writes such entries to a file,
+which `LXMERT_FAST_CONFIGS` names. No entry here was measured, since no machine of the project has a GPU: they
+are the largest tiles that compile without spills and leave two blocks a multiprocessor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+VARIABLE = "LXMERT_FAST_CONFIGS"
+
+
+class Settings(NamedTuple):
+    """Of one launch."""
+
+    rows: int
+    """Rows of a tile."""
+    warps: int
+    stages: int = 1
+    """Loads in flight, of kernels with a loop."""
+
+
+Key = tuple[int, ...]
+Table = dict[Key, Settings]
+
+#: Kernels that hold whole rows, by the width of a row rounded up to a power of two.
+_ROWS: Table = {
+    (64,): Settings(32, 4),
+    (128,): Settings(16, 4),
+    (256,): Settings(16, 4),
+    (512,): Settings(8, 4),
+    (1024,): Settings(8, 8),
+    (2048,): Settings(4, 8),
+    (4096,): Settings(2, 8),
+}
+#: Their backward passes, which hold three sums for the parameters as well.
+_ROWS_BACKWARD: Table = {
+    (64,): Settings(16, 4),
+    (128,): Settings(8, 4),
+    (256,): Settings(8, 4),
+    (512,): Settings(4, 4),
+    (1024,): Settings(4, 8),
+    (2048,): Settings(2, 8),
+    (4096,): Settings(1, 8),
+}
+_VISUAL_BACKWARD: Table = {
+    (64,): Settings(8, 4),
+    (128,): Settings(4, 4),
+    (256,): Settings(4, 4),
+    (512,): Settings(2, 4),
+    (1024,): Settings(2, 8),
+    (2048,): Settings(1, 8),
+    (4096,): Settings(1, 16),
+}
+#: Attention, by the keys of a tile and the width of a head, both rounded up to powers of two.
+_ATTENTION: Table = {
+    (keys, width): Settings(64 if keys >= 64 else 32, 4 if keys * width <= 64 * 128 else 8)
+    for keys in (16, 32, 64, 128)
+    for width in (16, 32, 64, 128)
+}
+DEFAULT: dict[str, Table] = {
+    "attention_forward": _ATTENTION,
+    "attention_backward": _ATTENTION,
+    "norm_forward": _ROWS,
+    "norm_backward": _ROWS_BACKWARD,
+    "text_forward": _ROWS,
+    "text_backward": _ROWS_BACKWARD,
+    "visual_forward": _ROWS,
+    "visual_backward": _VISUAL_BACKWARD,
+    # element by element; the width is that of a tile
+    "gelu_forward": {(256,): Settings(16, 4)},
+    "gelu_backward": {(256,): Settings(8, 4)},
+    "sum_partials": {(128,): Settings(16, 4)},
+    "sum_readers": {(1024,): Settings(1, 4)},
+}
+BY_ARCHITECTURE: dict[int, dict[str, Table]] = {}
+
+
+def power_of_two(n: int, least: int = 16) -> int:
+    """The least power of two that is not below n, nor below `least`."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
+def settings(kernel: str, architecture: int, *key: int) -> Settings:
+    """The settings of a kernel: a tuned entry, one of the architecture, or the default.
+
+    Raises:
+        ValueError: a tile that no table has.
+    """
+    for table in (
+        _tuned().get(architecture, {}).get(kernel, {}),
+        BY_ARCHITECTURE.get(architecture, {}).get(kernel, {}),
+        DEFAULT[kernel],
+    ):
+        if key in table:
+            return table[key]
+    wanted = ", ".join(map(str, DEFAULT[kernel]))
+    raise ValueError(f"{kernel}: no launch settings for {key}, wanted one of {wanted}")
+
+
+def read_table(path: Path) -> dict[int, dict[str, Table]]:
+    """A table that `write_table` wrote.
+
+    Raises:
+        ValueError: a file that is no such table.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            int(architecture): {
+                kernel: {tuple(map(int, key.split("x"))): Settings(*values) for key, values in table.items()}
+                for kernel, table in kernels.items()
+            }
+            for architecture, kernels in raw.items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a table of launch settings ({error})") from error
+
+
+def write_table(path: Path, table: dict[int, dict[str, Table]]) -> None:
+    """Write settings by architecture, kernel and key."""
+    raw = {
+        str(architecture): {
+            kernel: {"x".join(map(str, key)): list(values) for key, values in entries.items()}
+            for kernel, entries in kernels.items()
+        }
+        for architecture, kernels in table.items()
+    }
+    path.write_text(json.dumps(raw, indent=1), encoding="utf-8")
+
+
+@lru_cache
+def _tuned() -> dict[int, dict[str, Table]]:
+    path = os.environ.get(VARIABLE)
+    return read_table(Path(path)) if path else {}

@@ -1,0 +1,86 @@
+"""Who serves a call: the plain PyTorch of `reference.py`, or the operators of `op.py`.
+
+    auto        CUDA tensors take the operators, where Triton is installed; all others the reference
+    operator    every tensor takes the operators; on a CPU they compute the reference's formulas, and under
+                TRITON_INTERPRET=1 they run the Triton kernels
+    reference   plain PyTorch everywhere
+
+`LXMERT_FAST_KERNELS` sets it for a process, `implementation` for a block of code. Nothing here, and nothing at
+import time anywhere, asks for a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+VARIABLE = "LXMERT_FAST_KERNELS"
+CHOICES = ("auto", "operator", "reference")
+#: The keys that one attention kernel holds at a time: 64 text positions and 100 boxes fit.
+MOST_KEYS = 128
+
+_chosen: list[str] = [os.environ.get(VARIABLE, "auto")]
+
+
+@contextmanager
+def implementation(choice: str) -> Iterator[None]:
+    """Serve the calls of this block by "auto", "operator" or "reference"."""
+    before, _chosen[0] = _chosen[0], _checked(choice)
+    try:
+        yield
+    finally:
+        _chosen[0] = before
+
+
+def use_operators(x: Tensor) -> bool:
+    """Whether a call on this tensor goes to the operators."""
+    choice = _checked(_chosen[0])
+    if choice == "auto":
+        return x.device.type == "cuda" and has_triton()
+    return choice == "operator"
+
+
+@lru_cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return find_spec("triton") is not None
+
+
+@lru_cache
+def interprets() -> bool:
+    """Whether Triton's kernels run on the CPU, by its interpreter."""
+    return has_triton() and os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def runs_triton(x: Tensor) -> bool:
+    """Whether an operator on this tensor launches Triton kernels."""
+    return x.device.type == "cuda" or (x.device.type == "cpu" and interprets())
+
+
+@lru_cache
+def architecture(device: torch.device) -> int:
+    """Compute capability as Triton writes it, 90 for 9.0; 80 where there is no GPU."""
+    if device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+@lru_cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a GPU; 132 where there is none."""
+    if device.type != "cuda":
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _checked(choice: str) -> str:
+    if choice not in CHOICES:
+        raise ValueError(f"{VARIABLE} is {choice!r}, wanted one of {', '.join(CHOICES)}")
+    return choice

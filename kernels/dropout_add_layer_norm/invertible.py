@@ -1,0 +1,38 @@
+"""Whether a LayerNorm's output gives its normalised input back: x^ = (y - shift) / weight.
+
+y carries a rounding error of its own size. Divided by a weight that is small beside the shift, it would cost
+digits; then the sum before the norm is kept for backward instead. Reading the parameters of a GPU waits for
+it, and they move slowly: an answer holds for `STEPS` changes of the weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+#: The least weight beside its shift: two digits of fp32; for half types, no more than a rounding of the sum.
+LEAST_WEIGHT = {torch.float16: 1.0, torch.bfloat16: 1.0}
+LEAST_WEIGHT_FP32 = 0.25
+STEPS = 128
+
+_answers: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def invertible(weight: Tensor, shift: Tensor, dtype: torch.dtype) -> bool:
+    """The answer for outputs in `dtype`, at most `STEPS` changes of the weight old.
+
+    False while a graph is traced, which could not ask again.
+    """
+    if torch.compiler.is_compiling() or weight.is_meta:
+        return False
+    version = 0 if weight.is_inference() else weight._version
+    known = _answers.get(weight)
+    if known is not None and known[1:] == (weight.data_ptr(), dtype) and version - known[0][0] < STEPS:
+        return known[0][1]
+    if weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        return known is not None and known[0][1]
+    least = LEAST_WEIGHT.get(dtype, LEAST_WEIGHT_FP32)
+    answer = bool((weight.detach().abs() > least * shift.detach().abs()).all())
+    _answers[weight] = (version, answer), weight.data_ptr(), dtype
+    return answer
