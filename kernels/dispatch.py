@@ -5,8 +5,8 @@
                 TRITON_INTERPRET=1 they run the Triton kernels
     reference   plain PyTorch everywhere
 
-`LXMERT_FAST_KERNELS` sets it for a process, `implementation` for a block of code. Nothing here, and nothing at
-import time anywhere, asks for a GPU.
+`LXMERT_FAST_KERNELS` sets it for a process, `implementation` for a block of code. Nothing here, and nothing
+at import time anywhere, asks for a GPU.
 """
 
 from __future__ import annotations
