@@ -27,7 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .kernels.dispatch import MOST_KEYS
 from .kernels.layout import Layout, dense, packed, shared
+from .kernels.meetings import Meetings, between, crossing, side_by_side, within
 from .kernels.self_attention import additive_mask
 
 
@@ -52,6 +54,7 @@ class Stream:
         kept_of_pairs: likewise b * T + t, of the rows of the pairs.
         read: (M,) int64, the rows of the pairs that are read of the last layer.
         readers: how those stand, as queries.
+        positions: (N,) int64 in 0..T-1, the position of each row; of texts, where operators want them.
     """
 
     single: Layout
@@ -61,6 +64,7 @@ class Stream:
     kept_of_pairs: Tensor | None = None
     read: Tensor | None = None
     readers: Layout | None = None
+    positions: Tensor | None = None
 
     def select(self, x: Tensor) -> Tensor:
         """The input (S, T, ...) to its rows (N, ...)."""
@@ -75,6 +79,31 @@ class Stream:
         return rows.unflatten(0, (self.pairs.batch, width))
 
 
+class Tables(NamedTuple):
+    """Who attends to whom in the cross-modality encoder, as the operators read it.
+
+    Attributes:
+        entry: cross attention of the first layer, from the rows of texts and images.
+        source: (N,) int64, the row of those that each of the pairs' rows comes from; None: all in order.
+        cross: cross attention from the second layer on.
+        own: self-attention of both streams.
+        from_text: cross attention from the texts alone, in a last layer whose objects nobody reads.
+        text_readers, object_readers: of the last layer, from the rows that are read to all of theirs.
+    """
+
+    entry: Meetings | None = None
+    source: Tensor | None = None
+    cross: Meetings | None = None
+    own: Meetings | None = None
+    from_text: Meetings | None = None
+    text_readers: Meetings | None = None
+    object_readers: Meetings | None = None
+
+
+#: The reference serves.
+NO_TABLES = Tables()
+
+
 @dataclass(frozen=True)
 class Plan:
     """Both streams, and who reads what of the last layer.
@@ -83,6 +112,7 @@ class Plan:
         whole: every row of the last layer is computed.
         pooled: (B,) int64, position 0 of each pair among the text rows that leave the last layer.
         words: (M,) int64, likewise the words that were asked for, in the order of (pair, position).
+        tables: for the operators.
     """
 
     text: Stream
@@ -90,6 +120,7 @@ class Plan:
     whole: bool
     pooled: Tensor
     words: Tensor | None = None
+    tables: Tables = NO_TABLES
 
     def outputs(
         self, text: Tensor, objects: Tensor | None, reads: Reads | None, length: int, boxes: int
@@ -125,14 +156,22 @@ class Inputs(NamedTuple):
     device: torch.device
 
 
-def make_plan(inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype) -> Plan:
-    """The plan of a batch.
+def make_plan(
+    inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype, operators: bool = False
+) -> Plan:
+    """The plan of a batch, on the device of its masks: the host, but for a graph that is traced.
 
     Args:
         reads: None where every row of the last layer is wanted.
         pack: leave out what nothing reads; False keeps every position of every sequence.
         dtype: the model's, of the masks that are added to scores.
+        operators: the plan is for the operators of `kernels`, which read tables.
     """
+    plan = _plan(inputs, reads, pack, dtype)
+    return _with_tables(plan, inputs) if operators else plan
+
+
+def _plan(inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype) -> Plan:
     words, regions = reads or Reads()
     text = _stream(
         dense(*inputs.text_size, None, inputs.device),
@@ -164,6 +203,43 @@ def make_plan(inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtyp
     text = _with_readers(text, wanted)
     assert text.readers is not None
     return Plan(text, objects, False, text.readers.first_rows(), words[wanted].nonzero()[:, 0])
+
+
+def _with_tables(plan: Plan, inputs: Inputs) -> Plan:
+    text, objects = plan.text, plan.objects
+    if max(text.single.width, objects.single.width) > MOST_KEYS:
+        return plan
+    rows, boxes = text.single.written, objects.single.written
+    pairs = text.pairs, objects.pairs
+    shares = text.entry.shared or objects.entry.shared
+    cross = crossing(*pairs, text.pairs.written, objects.pairs.written)
+    kept = torch.arange(rows, device=inputs.device) if text.kept is None else text.kept
+    tables = Tables(
+        entry=crossing(text.entry, objects.entry, rows, boxes) if shares else cross,
+        source=torch.cat([text.entry.sources(), objects.entry.sources() + rows]) if shares else None,
+        cross=cross,
+        own=side_by_side(*pairs),
+        from_text=between(*pairs, pairs[0].written, pairs[1].written),
+        text_readers=_reading(text),
+        object_readers=_reading(objects),
+    )
+    return replace(
+        plan,
+        text=replace(_with_own(text), positions=kept % inputs.text_size[1]),
+        objects=_with_own(objects),
+        tables=tables,
+    )
+
+
+def _with_own(stream: Stream) -> Stream:
+    """The stream with the self-attention of its texts or images at hand."""
+    return replace(stream, single=replace(stream.single, meetings=within(stream.single)))
+
+
+def _reading(stream: Stream) -> Meetings | None:
+    if stream.readers is None:
+        return None
+    return between(stream.readers, stream.pairs, stream.readers.written, stream.pairs.written)
 
 
 def _stream(
