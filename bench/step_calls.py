@@ -267,7 +267,7 @@ def _gelu(step: Step, what: str, rows: int, split: int, times: int) -> Iterator[
 
 
 def _repeats(step: Step) -> Iterator[Call]:
-    """The residual of the first cross attention: its shared rows are repeated by PyTorch, and added up here."""
+    """The residual of the first cross attention: PyTorch repeats its shared rows, backward adds them up."""
     text, objects, width = step.plan.text, step.plan.objects, step.config.hidden_size
     readers = crossing(text.entry, objects.entry, step.text_rows, step.object_rows).query_readers
     if readers is None:
