@@ -83,25 +83,20 @@ class Step:
         """Rows of both streams from there on."""
         return self.pairs_split + self.plan.objects.pairs.written
 
-    def rows(self, number: int, width: int) -> Tensor:
-        """Rows in half precision; no address depends on their numbers."""
-        return torch.zeros(number, width, dtype=torch.float16)
-
-    def ones(self, width: int) -> Tensor:
-        """A parameter."""
-        return torch.ones(width, dtype=torch.float16)
-
 
 def step_calls(workload: Workload, config: LxmertConfig) -> Iterator[Call]:
     """The calls of a step in half precision, with dropout, at the workload's batch."""
     batch = batches(workload, config).ours
     ids, features = batch["input_ids"], batch["visual_feats"].flatten(0, -3)
+    text_index = batch.get("text_index")
+    if workload.task == "image_pairs":
+        text_index = torch.arange(len(ids)).repeat_interleave(2)
     inputs = Inputs(
         (ids.shape[0], ids.shape[1]),
         (features.shape[0], features.shape[1]),
         batch["attention_mask"],
         None,
-        batch.get("text_index"),
+        text_index,
         batch.get("image_index"),
         ids.device,
     )
@@ -113,6 +108,15 @@ def step_calls(workload: Workload, config: LxmertConfig) -> Iterator[Call]:
     yield from _repeats(step)
 
 
+def _rows(number: int, width: int) -> Tensor:
+    """Half precision; no address depends on their numbers."""
+    return torch.zeros(number, width, dtype=torch.float16)
+
+
+def _ones(width: int) -> Tensor:
+    return torch.ones(width, dtype=torch.float16)
+
+
 def _positions(plan: Plan, ids: Tensor) -> Tensor:
     places = torch.arange(ids.numel()) if plan.text.kept is None else plan.text.kept
     return places % ids.shape[1]
@@ -121,8 +125,8 @@ def _positions(plan: Plan, ids: Tensor) -> Tensor:
 def _embeddings(step: Step, ids: Tensor, positions: Tensor) -> Iterator[Call]:
     config, width, rows = step.config, step.config.hidden_size, len(ids)
     sizes = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
-    tables = [step.rows(size, width) for size in sizes]
-    one, indices = step.ones(width), (ids, positions, None)
+    tables = [_rows(size, width) for size in sizes]
+    one, indices = _ones(width), (ids, positions, None)
     stats = torch.ones(rows, dtype=torch.float32)
     looked_up = len(ids.unique()) + len(positions.unique()) + 1
     beside = INDEX * (2 * rows + 1) + 2 * FLOAT * rows
@@ -134,14 +138,14 @@ def _embeddings(step: Step, ids: Tensor, positions: Tensor) -> Iterator[Call]:
     yield Call(
         "text embedding", "text_backward", 1,
         partial(
-            text_op.backward, step.rows(rows, width), *tables, one, *indices, stats, stats, step.seed, 0, 0,
+            text_op.backward, _rows(rows, width), *tables, one, *indices, stats, stats, step.seed, 0, 0,
             step.p,
         ),
         HALF * width * (looked_up + 1 + 2 * rows + 2) + beside,
     )  # fmt: skip
 
     rows = step.object_rows
-    feature, box, projection = step.rows(rows, width), step.rows(rows, 4), step.rows(width, 4)
+    feature, box, projection = _rows(rows, width), _rows(rows, 4), _rows(width, 4)
     stats = torch.ones(4, rows, dtype=torch.float32)
     beside = INDEX + 4 * FLOAT * rows
     yield Call(
@@ -186,7 +190,7 @@ def _attention(step: Step, what: str, met: Meetings, times: int, read: int | Non
     width, written = step.config.hidden_size, met.written[0]
     read = written if read is None else read
     readers, cross = met.query_readers, "cross" in what
-    qkv = step.rows(read, 3 * width // heads)
+    qkv = _rows(read, 3 * width // heads)
     numbers = 0, step.config.attention_probs_dropout_prob, 1, written, met.most_queries, met.most_keys
     arguments = met.table, met.bias, None, None, step.seed, *numbers
     bias = 0 if met.bias is None else met.bias.numel()
@@ -202,10 +206,10 @@ def _attention(step: Step, what: str, met: Meetings, times: int, read: int | Non
     then: Callable[[], object] = _nothing
     if readers is not None:
         beside += INDEX * (len(readers.starts) + len(readers.rows))
-        then = partial(sum_readers, step.rows(written, 3 * width), readers.starts, readers.rows)
+        then = partial(sum_readers, _rows(written, 3 * width), readers.starts, readers.rows)
     yield Call(
         what, "attention_backward", times,
-        partial(backward, step.rows(written, width // heads), qkv, *arguments),
+        partial(backward, _rows(written, width // heads), qkv, *arguments),
         HALF * width * (6 * read + written) + beside, heads, then, readers is not None,
     )  # fmt: skip
 
@@ -224,10 +228,10 @@ def _norms_and_gelus(step: Step) -> Iterator[Call]:
 
 def _norm(step: Step, what: str, rows: int, split: int, times: int) -> Iterator[Call]:
     """Backward from the output, as with the weights that a model starts with."""
-    width, one = step.config.hidden_size, step.ones(step.config.hidden_size)
+    width, one = step.config.hidden_size, _ones(step.config.hidden_size)
     streams = 1 if split == rows else 2
     second = one if streams == 2 else None
-    x, nothing = step.rows(rows, width), step.ones(0)
+    x, nothing = _rows(rows, width), _ones(0)
     stats = torch.ones(rows, dtype=torch.float32)
     yield Call(
         f"norm of {what}", "norm_forward", times,
@@ -252,7 +256,7 @@ def _gelu(step: Step, what: str, rows: int, split: int, times: int) -> Iterator[
     width = step.config.intermediate_size
     slices = width // GELU_COLUMNS if width % GELU_COLUMNS == 0 else 1
     streams = 1 if split == rows else 2
-    x, bias = step.rows(rows, width // slices), step.ones(width // slices)
+    x, bias = _rows(rows, width // slices), _ones(width // slices)
     second = bias if streams == 2 else None
     yield Call(
         f"gelu of {what}", "gelu_forward", times,
@@ -275,6 +279,6 @@ def _repeats(step: Step) -> Iterator[Call]:
     written, read = len(readers.rows), len(readers.starts) - 1
     yield Call(
         "residual of the first cross attention", "sum_readers", 1,
-        partial(sum_readers, step.rows(written, width), readers.starts, readers.rows),
+        partial(sum_readers, _rows(written, width), readers.starts, readers.rows),
         HALF * width * (written + read) + INDEX * (written + read + 1), shared=True,
     )  # fmt: skip

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lxmert_fast.bench.operators import LAUNCHES
+from lxmert_fast.bench.step_calls import step_calls
 from lxmert_fast.bench.traffic import Traffic, counting
 from lxmert_fast.bench.traffic_report import SHARED, calls_table, kernels_table, rows_of
+from lxmert_fast.bench.workloads import config_for, workload
 from lxmert_fast.errors import InputError
 from lxmert_fast.kernels.configs import VARIABLE, Settings, write_table
 from lxmert_fast.kernels.dispatch import interprets
@@ -92,6 +95,22 @@ def test_launches_are_those_that_the_counts_assume(by_hand):
     assert {name.split()[0] for name in by_hand["launches"]} == LAUNCHES.keys()
     for name, (started, assumed) in by_hand["launches"].items():
         assert started + of_pytorch.get(name.split()[0], 0) == assumed, name
+
+
+@pytest.mark.parametrize(("name", "shares"), [("vqa", True), ("nlvr2", True), ("captions", False)])
+def test_calls_of_a_step(name, shares):
+    """Every layer's, whatever texts and images the pairs share."""
+    sized = workload(name).sized(8)
+    config = config_for(sized, tiny=True)
+    times: Counter[str] = Counter()
+    for call in step_calls(sized, config):
+        times[call.kernel] += call.times
+        assert call.shared == (shares and "first cross attention" in call.what)
+    alone, crossed = config.l_layers + config.r_layers, config.x_layers
+    assert times["attention_forward"] == times["attention_backward"] == alone + 2 * crossed
+    assert times["norm_forward"] == times["norm_backward"] == 2 * alone + 3 * crossed
+    assert times["gelu_forward"] == times["gelu_backward"] == alone + crossed
+    assert times["sum_readers"] == shares
 
 
 def call(kernel: str, moved: int, *, times: int = 1, shared: bool = False) -> Traffic:
