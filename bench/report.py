@@ -201,7 +201,7 @@ def counts_lines(races: list[Race]) -> str:
             n = race.pairs
             figures = [
                 f"{counts['flops'] / n / 1e9:,.2f}",
-                f"{counts['operations']:,}",
+                _operations(counts),
                 f"{counts['bytes_moved'] / n / 1e6:,.1f}",
                 f"{counts['saved_bytes'] / n / 1e6:,.1f}" if race.mode == "step" else "",
                 f"{counts['peak_bytes'] / n / 1e6:,.1f}",
@@ -210,6 +210,12 @@ def counts_lines(races: list[Race]) -> str:
             rows.append([race.title, name + note, *figures])
     titles = ["workload", "", "GFLOP a pair", "operations a call", "MB moved a pair"]
     return table([*titles, "MB saved for backward a pair", "peak MB a pair"], rows)
+
+
+def _operations(counts: dict[str, Any]) -> str:
+    """With their launches where those are more or fewer; older files do not have them."""
+    operations, launches = counts["operations"], counts.get("launches", counts["operations"])
+    return f"{operations:,}" + (f" ({launches:,} launches)" if launches != operations else "")
 
 
 def details(race: Race) -> str:

@@ -51,6 +51,41 @@ def counts(
 
 
 @app.command()
+def traffic(
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; vqa and captions if absent.")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(help="Sentence-image pairs in the batch.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="A table of every kind of call, too.")] = False,
+    json_to: Annotated[str | None, typer.Option("--json", help="JSON into a file, or - for here.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, in seconds.")] = False,
+) -> None:
+    """Count the bytes that Triton's kernels load and store in a training step, over the least possible.
+
+    Interpreted on the CPU at the model's own sizes in half precision, one or two minutes. Exit code 1 and a
+    line each if a kernel exceeds its limit.
+    """
+    import json
+
+    from lxmert_fast.bench.traffic import measure
+    from lxmert_fast.bench.traffic_report import calls_table, kernels_table, rows_of, to_json
+    from lxmert_fast.files import replace_file
+
+    found = measure(workload or ["vqa", "captions"], pairs=pairs, tiny=tiny)
+    text = json.dumps(to_json(found), indent=2)
+    if json_to == "-":
+        typer.echo(text)
+    else:
+        typer.echo("\n\n".join(([calls_table(found)] if every else []) + [kernels_table(found)]))
+        if json_to is not None:
+            replace_file(Path(json_to), lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+    over = [row.title for row in rows_of(found) if row.over]
+    for line in over:
+        typer.echo(line, err=True)
+    raise typer.Exit(1 if over else 0)
+
+
+@app.command()
 def report(
     results: Results,
     out: Annotated[
