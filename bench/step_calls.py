@@ -7,7 +7,7 @@ The least of a call: each input once, of a table its distinct rows that are look
 of sums that a backward pass writes and reads again are in no least.
 
 Interpreting is slow, so a call whose programs do the same for each head, or for each stretch of columns, runs
-for one of them: its bytes are `slices` times that, exactly.
+for one of them: its bytes are `slices` times that, exactly. A `Place` that is a GPU runs every call whole.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from lxmert_fast.kernels.rows import sum_readers
 from lxmert_fast.kernels.self_attention import op as attention_op
 from lxmert_fast.kernels.text_embedding import op as text_op
 from lxmert_fast.kernels.visual_embedding import op as visual_op
+from lxmert_fast.transfer import to_device
 
 HALF, FLOAT, INDEX = 2, 4, 8
 EPS = 1e-12
@@ -54,6 +56,19 @@ class Call:
     shared: bool = False
 
 
+class Place(NamedTuple):
+    """Where calls run. Whole ones have every head and column, and random numbers: zeros draw less power."""
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float16
+    """Of two bytes."""
+    whole: bool = False
+
+
+#: For the interpreter.
+SLICES = Place()
+
+
 @dataclass(frozen=True)
 class Step:
     """What all calls of a step have in common."""
@@ -62,6 +77,16 @@ class Step:
     config: LxmertConfig
     seed: Tensor
     p: float
+    place: Place = SLICES
+
+    def rows(self, number: int, width: int) -> Tensor:
+        """Half precision; no address depends on their numbers."""
+        draw = torch.randn if self.place.whole else torch.zeros
+        return draw(number, width, dtype=self.place.dtype, device=self.place.device)
+
+    def ones(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Parameters, or statistics where fp32 is asked for."""
+        return torch.ones(shape, dtype=dtype or self.place.dtype, device=self.place.device)
 
     @property
     def text_rows(self) -> int:
@@ -84,7 +109,7 @@ class Step:
         return self.pairs_split + self.plan.objects.pairs.written
 
 
-def step_calls(workload: Workload, config: LxmertConfig) -> Iterator[Call]:
+def step_calls(workload: Workload, config: LxmertConfig, place: Place = SLICES) -> Iterator[Call]:
     """The calls of a step in half precision, with dropout, at the workload's batch."""
     batch = batches(workload, config).ours
     ids, features = batch["input_ids"], batch["visual_feats"].flatten(0, -3)
@@ -100,21 +125,14 @@ def step_calls(workload: Workload, config: LxmertConfig) -> Iterator[Call]:
         batch.get("image_index"),
         ids.device,
     )
-    plan = make_plan(inputs, Reads(), True, torch.float16)
-    step = Step(plan, config, torch.tensor([7]), config.hidden_dropout_prob)
-    yield from _embeddings(step, plan.text.select(ids), _positions(plan, ids))
+    plan = make_plan(inputs, Reads(), True, place.dtype)
+    indices = plan.text.select(ids), _positions(plan, ids)
+    plan, seed, (ids, positions) = to_device((plan, torch.tensor([7]), indices), place.device)
+    step = Step(plan, config, seed, config.hidden_dropout_prob, place)
+    yield from _embeddings(step, ids, positions)
     yield from _attentions(step)
     yield from _norms_and_gelus(step)
     yield from _repeats(step)
-
-
-def _rows(number: int, width: int) -> Tensor:
-    """Half precision; no address depends on their numbers."""
-    return torch.zeros(number, width, dtype=torch.float16)
-
-
-def _ones(width: int) -> Tensor:
-    return torch.ones(width, dtype=torch.float16)
 
 
 def _positions(plan: Plan, ids: Tensor) -> Tensor:
@@ -125,9 +143,9 @@ def _positions(plan: Plan, ids: Tensor) -> Tensor:
 def _embeddings(step: Step, ids: Tensor, positions: Tensor) -> Iterator[Call]:
     config, width, rows = step.config, step.config.hidden_size, len(ids)
     sizes = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
-    tables = [_rows(size, width) for size in sizes]
-    one, indices = _ones(width), (ids, positions, None)
-    stats = torch.ones(rows, dtype=torch.float32)
+    tables = [step.rows(size, width) for size in sizes]
+    one, indices = step.ones(width), (ids, positions, None)
+    stats = step.ones(rows, dtype=torch.float32)
     looked_up = len(ids.unique()) + len(positions.unique()) + 1
     beside = INDEX * (2 * rows + 1) + 2 * FLOAT * rows
     yield Call(
@@ -138,15 +156,15 @@ def _embeddings(step: Step, ids: Tensor, positions: Tensor) -> Iterator[Call]:
     yield Call(
         "text embedding", "text_backward", 1,
         partial(
-            text_op.backward, _rows(rows, width), *tables, one, *indices, stats, stats, step.seed, 0, 0,
+            text_op.backward, step.rows(rows, width), *tables, one, *indices, stats, stats, step.seed, 0, 0,
             step.p,
         ),
         HALF * width * (looked_up + 1 + 2 * rows + 2) + beside,
     )  # fmt: skip
 
     rows = step.object_rows
-    feature, box, projection = _rows(rows, width), _rows(rows, 4), _rows(width, 4)
-    stats = torch.ones(4, rows, dtype=torch.float32)
+    feature, box, projection = step.rows(rows, width), step.rows(rows, 4), step.rows(width, 4)
+    stats = step.ones(4, rows, dtype=torch.float32)
     beside = INDEX + 4 * FLOAT * rows
     yield Call(
         "visual embedding", "visual_forward", 1,
@@ -189,16 +207,18 @@ def _attention(step: Step, what: str, met: Meetings, times: int, read: int | Non
     heads = step.config.num_attention_heads
     width, written = step.config.hidden_size, met.written[0]
     read = written if read is None else read
-    readers, cross = met.query_readers, "cross" in what
-    qkv = _rows(read, 3 * width // heads)
-    numbers = 0, step.config.attention_probs_dropout_prob, 1, written, met.most_queries, met.most_keys
-    arguments = met.table, met.bias, None, None, step.seed, *numbers
+    readers, cross, whole = met.query_readers, "cross" in what, step.place.whole
+    slices = 1 if whole else heads
+    qkv = step.rows(read, 3 * width // slices)
+    sizes = heads // slices, written, met.most_queries, met.most_keys
+    summed = (readers.starts, readers.rows) if whole and readers is not None else (None, None)
+    arguments = met.table, met.bias, *summed, step.seed, 0, step.config.attention_probs_dropout_prob, *sizes
     bias = 0 if met.bias is None else met.bias.numel()
     beside = INDEX * (met.table.numel() + 1) + HALF * bias
     yield Call(
         what, "attention_forward", times,
         partial(attention_op.cross_attention if cross else attention_op.self_attention, qkv, *arguments),
-        HALF * width * (3 * read + written) + beside, heads, shared=readers is not None,
+        HALF * width * (3 * read + written) + beside, slices, shared=readers is not None,
     )  # fmt: skip
     backward = torch.ops.lxmert_fast.cross_attention_backward
     if not cross:
@@ -206,11 +226,12 @@ def _attention(step: Step, what: str, met: Meetings, times: int, read: int | Non
     then: Callable[[], object] = _nothing
     if readers is not None:
         beside += INDEX * (len(readers.starts) + len(readers.rows))
-        then = partial(sum_readers, _rows(written, 3 * width), readers.starts, readers.rows)
+        if not whole:
+            then = partial(sum_readers, step.rows(written, 3 * width), readers.starts, readers.rows)
     yield Call(
         what, "attention_backward", times,
-        partial(backward, _rows(written, width // heads), qkv, *arguments),
-        HALF * width * (6 * read + written) + beside, heads, then, readers is not None,
+        partial(backward, step.rows(written, width // slices), qkv, *arguments),
+        HALF * width * (6 * read + written) + beside, slices, then, readers is not None,
     )  # fmt: skip
 
 
@@ -228,11 +249,11 @@ def _norms_and_gelus(step: Step) -> Iterator[Call]:
 
 def _norm(step: Step, what: str, rows: int, split: int, times: int) -> Iterator[Call]:
     """Backward from the output, as with the weights that a model starts with."""
-    width, one = step.config.hidden_size, _ones(step.config.hidden_size)
+    width, one = step.config.hidden_size, step.ones(step.config.hidden_size)
     streams = 1 if split == rows else 2
     second = one if streams == 2 else None
-    x, nothing = _rows(rows, width), _ones(0)
-    stats = torch.ones(rows, dtype=torch.float32)
+    x, nothing = step.rows(rows, width), step.ones(0)
+    stats = step.ones(rows, dtype=torch.float32)
     yield Call(
         f"norm of {what}", "norm_forward", times,
         partial(
@@ -254,9 +275,9 @@ def _norm(step: Step, what: str, rows: int, split: int, times: int) -> Iterator[
 def _gelu(step: Step, what: str, rows: int, split: int, times: int) -> Iterator[Call]:
     """Backward gives the activation again, for the gradient of the next product's weights."""
     width = step.config.intermediate_size
-    slices = width // GELU_COLUMNS if width % GELU_COLUMNS == 0 else 1
+    slices = width // GELU_COLUMNS if width % GELU_COLUMNS == 0 and not step.place.whole else 1
     streams = 1 if split == rows else 2
-    x, bias = _rows(rows, width // slices), _ones(width // slices)
+    x, bias = step.rows(rows, width // slices), step.ones(width // slices)
     second = bias if streams == 2 else None
     yield Call(
         f"gelu of {what}", "gelu_forward", times,
@@ -279,6 +300,6 @@ def _repeats(step: Step) -> Iterator[Call]:
     written, read = len(readers.rows), len(readers.starts) - 1
     yield Call(
         "residual of the first cross attention", "sum_readers", 1,
-        partial(sum_readers, _rows(written, width), readers.starts, readers.rows),
+        partial(sum_readers, step.rows(written, width), readers.starts, readers.rows),
         HALF * width * (written + read) + INDEX * (written + read + 1), shared=True,
     )  # fmt: skip

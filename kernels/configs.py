@@ -82,6 +82,7 @@ DEFAULT: dict[str, Table] = {
     "sum_readers": {(1024,): Settings(1, 4)},
 }
 BY_ARCHITECTURE: dict[int, dict[str, Table]] = {}
+_installed: dict[int, dict[str, Table]] = {}
 
 
 def power_of_two(n: int, least: int = 16) -> int:
@@ -90,12 +91,13 @@ def power_of_two(n: int, least: int = 16) -> int:
 
 
 def settings(kernel: str, architecture: int, *key: int) -> Settings:
-    """The settings of a kernel: a tuned entry, one of the architecture, or the default.
+    """The settings of a kernel: an installed entry, a tuned one, one of the architecture, or the default.
 
     Raises:
         ValueError: a tile that no table has.
     """
     for table in (
+        _installed.get(architecture, {}).get(kernel, {}),
         _tuned().get(architecture, {}).get(kernel, {}),
         BY_ARCHITECTURE.get(architecture, {}).get(kernel, {}),
         DEFAULT[kernel],
@@ -104,6 +106,15 @@ def settings(kernel: str, architecture: int, *key: int) -> Settings:
             return table[key]
     wanted = ", ".join(map(str, DEFAULT[kernel]))
     raise ValueError(f"{kernel}: no launch settings for {key}, wanted one of {wanted}")
+
+
+def install(table: dict[int, dict[str, Table]]) -> None:
+    """Use these settings before all others from now on, in this process; {} takes them away again.
+
+    What `torch.compile` or a CUDA graph has recorded keeps the settings that it was recorded with.
+    """
+    _installed.clear()
+    _installed.update(table)
 
 
 def read_table(path: Path) -> dict[int, dict[str, Table]]:
