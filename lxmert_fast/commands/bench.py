@@ -86,6 +86,27 @@ def traffic(
 
 
 @app.command()
+def gpu(
+    out: Annotated[Path, typer.Option(help="Folder of results.json.")] = Path("runs/gpu"),
+    parts: Annotated[
+        str, typer.Option(help="Some of small (parity at small odd shapes), parity, kernels, steps.")
+    ] = "parity,kernels,steps",
+    minutes: Annotated[float, typer.Option(min=0.0, help="Nothing begins that would take longer.")] = 10.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="On the CPU: tests this code alone.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the folder holds.")] = False,
+) -> None:
+    """Check every operator on this machine's GPU, then time kernels and whole steps.
+
+    Run it again to go on where it stopped. Without a GPU it is a dry run. Exit code 1 if a value was wrong.
+    """
+    from lxmert_fast.bench.gpu.run import run
+
+    chosen = [part.strip() for part in parts.split(",") if part.strip()]
+    results = run(out, parts=chosen, minutes=minutes, dry_run=dry_run, fresh=fresh, say=typer.echo)
+    raise typer.Exit(1 if any(row.get("failed") for row in results.rows.values()) else 0)
+
+
+@app.command()
 def report(
     results: Results,
     out: Annotated[

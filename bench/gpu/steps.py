@@ -1,0 +1,121 @@
+"""Whole steps: inference, fine-tuning and pre-training, a contender after another, at several batches.
+
+A contender is compared with fp32 before it is timed, on the values of the timed call without its dropout; the
+timed values must be finite. What is timed is the time that passes, launches included. The optimizer, which is
+the same for all, is left out. MFU counts useful FLOPs alone: those of this library's plan, which has neither
+padding nor repeats, whoever is timed.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from lxmert_fast.bench.contenders import OURS_EAGER
+from lxmert_fast.bench.gpu.device import Device
+from lxmert_fast.bench.gpu.environment import peak_flops
+from lxmert_fast.bench.gpu.items import Item
+from lxmert_fast.bench.gpu.models import COMPILED, REDUCED, Setting, require_right
+from lxmert_fast.bench.gpu.results import Results
+from lxmert_fast.bench.parity import require_finite, same_top_answers
+from lxmert_fast.bench.workloads import mean_length, workload
+
+#: A middling batch first: if time is short, the extremes are left for the next run.
+PAIRS = 32, 128, 8, 512
+RACES = ("vqa", "inference"), ("vqa", "step"), ("captions", "step")
+ROUNDS, SECONDS = 50, 2.0
+#: Of an item; compiled ones are made ready twice, without dropout and with it.
+EXPECTED = {COMPILED: 90.0, REDUCED: 90.0}
+
+
+def step_items(device: Device, results: Results) -> Iterator[Item]:
+    """Every contender of every race that has no row yet."""
+    for pairs in (4,) if device.dry else PAIRS:
+        for name, mode in RACES:
+            setting = Setting(workload(name).sized(pairs), mode, device)  # type: ignore[arg-type]
+            for contender in setting.names():
+                kind = "compiled step" if contender in EXPECTED else "step"
+                # compiling is the slowest part of a dry run, and the same for every race
+                if device.dry and contender in EXPECTED and (name, mode) != RACES[1]:
+                    continue
+                yield Item(
+                    f"steps/{setting.title}/{contender}",
+                    kind,
+                    EXPECTED.get(contender, 8.0),
+                    partial(_entry, contender, setting, results),
+                    setting.title,
+                )
+
+
+def _entry(name: str, setting: Setting, results: Results) -> dict[str, Any]:
+    """One contender's row; the race's own figures are noted with its first."""
+    device = setting.device
+    try:
+        if setting.title not in results.races:
+            results.races[setting.title] = _race(setting, results)
+        race = results.races[setting.title]
+        setting.wanted, setting.yardstick  # noqa: B018 (made before memory is watched)
+        device.free()
+        return {"name": name, "fault": None, "failed": False, **_timed(name, setting, race)}
+    finally:
+        gc.collect()
+        torch.compiler.reset()
+        device.free()
+
+
+def _timed(name: str, setting: Setting, race: dict[str, Any]) -> dict[str, Any]:
+    device, pairs = setting.device, setting.workload.pairs
+    before = device.allocated_bytes()
+    device.watch_memory()
+    began = time.perf_counter()
+    contender = setting.contender(name)
+    contender.prepare()
+    values = contender.check()
+    off = require_right(name, values, setting)
+    same = same_top_answers(values["scores"], setting.wanted["scores"]) if "scores" in values else None
+    del values
+    require_finite(name, contender.run())
+    device.synchronize()
+    prepared = time.perf_counter() - began
+    device.watch_memory()
+    timing = device.time_step(contender.run, ROUNDS, SECONDS).to_json()
+    peak = device.peak_bytes()
+    require_finite(name, contender.run())
+    useful = race["counts"].get(OURS_EAGER, {}).get("flops")
+    best = None if device.dry else peak_flops(torch.cuda.get_device_name())
+    return {
+        **timing,
+        "prepared": prepared,
+        "difference": off,
+        "same_top": same,
+        "pairs_a_second": pairs / timing["median"],
+        "peak_bytes": None if peak is None else peak - before + setting.weight_bytes,
+        "mfu": useful / timing["median"] / best if useful and best else None,
+        "launches": race["counts"].get(name, {}).get("launches"),
+    }
+
+
+def _race(setting: Setting, results: Results) -> dict[str, Any]:
+    """What the report wants of a race beside its entries."""
+    sized = setting.workload
+    try:
+        counts = setting.counts
+    except torch.OutOfMemoryError:
+        counts = {}
+    rate = next((row["matrix_rate"] for row in results.of("rates") if "matrix_rate" in row), 0.0)
+    return {
+        "workload": sized.name,
+        "mode": setting.mode,
+        "pairs": sized.pairs,
+        "per_image": sized.per_image,
+        "mean_tokens": round(mean_length(sized), 2),
+        "matrix_rate": rate,
+        "counts": counts,
+    }
+
+
