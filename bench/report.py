@@ -160,7 +160,8 @@ def origin(report: Report) -> str:
     return (
         f"Measured {report.date} UTC at commit {report.commit} on {machine['processor']}, "
         f"{machine['cores']} cores, {machine['threads']} threads, {machine['memory_gb']} GB, load "
-        f"{machine['load']} at the start; {versions}.{rate} Base-size model, random weights, fp32.{tiny}"
+        f"{machine['load']} at the start; {versions}.{rate} Base-size model, random weights, "
+        f"{machine.get('dtype', 'fp32')}.{tiny}"
     )
 
 

@@ -30,7 +30,7 @@ class Budget:
         self._until = self._now() + (self._end - self._now()) * share
 
     def allows(self, kind: str, expected: float) -> bool:
-        """Whether an item would end in time, if it takes what it is expected to, or the longest of its kind."""
+        """Whether an item would end in time, if it takes what is expected or the longest of its kind."""
         return self._now() + max(expected, self._taken.get(kind, 0.0)) <= self._until
 
     def note(self, kind: str, seconds: float) -> None:

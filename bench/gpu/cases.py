@@ -83,7 +83,9 @@ def cases(size: Size, p: float) -> Iterator[Case]:
     yield draw.one_buffer("self_attention", "both streams", both, sum(own))
     yield draw.one_buffer("self_attention", "masked", within(draw.masked()), size.texts * size.length)
     rows = texts.written, objects.written
-    yield draw.one_buffer("cross_attention", "shared", crossing(text_pairs[0], object_pairs[0], *rows), sum(rows))
+    yield draw.one_buffer(
+        "cross_attention", "shared", crossing(text_pairs[0], object_pairs[0], *rows), sum(rows)
+    )
     later = crossing(text_pairs[1], object_pairs[1], *own)
     yield draw.one_buffer("cross_attention", "own rows", later, sum(own))
     yield draw.two_buffers(between(text_pairs[0], object_pairs[0], *rows), *rows)
@@ -215,7 +217,10 @@ class _Draw:
             "written_keys": met.written[1],
         }
         for side, readers in (("query", met.query_readers), ("key", met.key_readers)):
-            given |= {f"{side}_starts": readers and readers.starts, f"{side}_readers": readers and readers.rows}
+            given |= {
+                f"{side}_starts": readers and readers.starts,
+                f"{side}_readers": readers and readers.rows,
+            }
         return Case("shared", "attention", given)
 
     def _of(self, met: Meetings) -> Given:

@@ -92,12 +92,14 @@ def visual(given: Given, drop: Drop, layer_norm: LayerNorm = F.layer_norm) -> Te
 
 def one_buffer(given: Given, drop: Drop) -> Tensor:
     """self_attention and cross_attention."""
-    return _attention(*given["qkv"].chunk(3, 1), given, given["written"])
+    query, key, value = given["qkv"].chunk(3, 1)
+    return _attention(query, key, value, given, given["written"])
 
 
 def two_buffers(given: Given, drop: Drop) -> Tensor:
     """attention."""
-    return _attention(given["query"], *given["key_value"].chunk(2, 1), given, given["written_queries"])
+    key, value = given["key_value"].chunk(2, 1)
+    return _attention(given["query"], key, value, given, given["written_queries"])
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, given: Given, written: int) -> Tensor:

@@ -64,7 +64,7 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """What the file holds."""
-        benchmarks = [
+        benchmarks: list[dict[str, Any]] = [
             {"name": part, "group": "gpu", "extra_info": {part: rows}}
             for part in ("rates", "parity", "kernels")
             if (rows := self.of(part))

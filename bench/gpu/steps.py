@@ -117,5 +117,3 @@ def _race(setting: Setting, results: Results) -> dict[str, Any]:
         "matrix_rate": rate,
         "counts": counts,
     }
-
-

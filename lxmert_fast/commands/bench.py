@@ -107,6 +107,23 @@ def gpu(
 
 
 @app.command()
+def tune(
+    out: Annotated[Path, typer.Option(help="The table; LXMERT_FAST_CONFIGS=FILE loads it.")],
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; vqa and captions if absent.")
+    ] = None,
+) -> None:
+    """Time launch settings of the kernels on this machine's GPU and write the best ones."""
+    from lxmert_fast.files import replace_file
+    from lxmert_fast.kernels.configs import write_table
+    from lxmert_fast.kernels.tune import tune_model
+
+    table = tune_model(workload or ["vqa", "captions"], say=typer.echo)
+    replace_file(out, lambda beside: write_table(beside, table))
+    typer.echo(out)
+
+
+@app.command()
 def report(
     results: Results,
     out: Annotated[
