@@ -27,7 +27,7 @@ class Readers:
     starts: Tensor
     """(R + 1,) int64."""
     rows: Tensor
-    """(N,) int64, ascending between two starts."""
+    """(N,) int64, ascending between two starts; what lies beyond the last start is padding."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,9 @@ def crossing(
     readers = None
     if texts.shared or objects.shared:
         readers = _readers([texts.sources(), objects.sources() + text_rows], text_rows + object_rows)
+        # objects are written after the padding of the text
+        late = (readers.rows >= texts.written) * (text_written - texts.written)
+        readers = Readers(readers.starts, readers.rows + late)
     return _join(
         _meet(texts, objects, (0, 0), offset, (written, written), readers),
         _meet(objects, texts, offset, (0, 0), (written, written), readers),

@@ -179,15 +179,18 @@ class Labelled(NamedTuple):
         )
         return labelled, Reads(has_word, regions)
 
-    def padded(self, bucket: Callable[[int], int]) -> Labelled:
-        """Every index as long as `bucket` makes it."""
-        heads = self.heads and {name: picked.padded(bucket) for name, picked in self.heads.items()}
-        rows = {name: _longer(index, bucket(len(index))) for name, index in self.rows.items()}
+    def padded(self, size: Callable[[str, int], int]) -> Labelled:
+        """Every index as long as `size` makes it, by its name and its length."""
+
+        def longer(name: str, picked: Picked) -> Picked:
+            return picked.padded(size(name, len(picked.places)))
+
+        heads = self.heads and {name: longer(name, picked) for name, picked in self.heads.items()}
         return self._replace(
-            words=self.words and self.words.padded(bucket),
+            words=self.words and longer("words", self.words),
             heads=heads,
-            rows=rows,
-            answered=self.answered and self.answered.padded(bucket),
+            rows={name: _longer(index, size(name, len(index))) for name, index in self.rows.items()},
+            answered=self.answered and longer("answered", self.answered),
         )
 
     def object_labels(self, labels: ObjectLabels) -> ObjectLabels:
@@ -208,9 +211,8 @@ class Picked(NamedTuple):
     there: Tensor | None = None
     """(M,) bool, False at padding for a graph; None: there is none."""
 
-    def padded(self, bucket: Callable[[int], int]) -> Picked:
-        """As long as `bucket` makes it."""
-        size = bucket(len(self.places))
+    def padded(self, size: int) -> Picked:
+        """As long as that."""
         there = torch.arange(size, device=self.places.device) < len(self.places)
         return Picked(_longer(self.places, size), there)
 

@@ -41,7 +41,7 @@ from .kernels.rows import repeat_rows
 from .kernels.self_attention import attention, self_attention
 from .outputs import LxmertModelOutput, huggingface_tuple
 from .repeats import share_repeats
-from .tables import bucketed_room, with_tables
+from .tables import Sizes, bucketed_room, with_tables
 from .transfer import to_device
 
 LAYER_NORM_EPS = 1e-12
@@ -773,14 +773,14 @@ class LxmertModel(LxmertPreTrainedModel):
         )
         return output if return_dict else huggingface_tuple(output)
 
-    def plan_for(self, inputs: Inputs, reads: Reads | None, pack: bool, room: bool = False) -> Plan:
+    def plan_for(self, inputs: Inputs, reads: Reads | None, pack: bool, sizes: Sizes | None = None) -> Plan:
         """The plan of a batch, on the device of the inputs.
 
         What a plan follows from is small, and made on a GPU each of its steps would be a launch; so it is
         made on the host, and copied at once. Only while a graph is traced it is made where the inputs are.
 
         Args:
-            room: round the sizes of all buffers up to few, for a graph; it takes the operators.
+            sizes: of the buffers, for a graph; None: as large as what is in them.
         """
         where = inputs.device
         host = where if torch.compiler.is_compiling() else torch.device("cpu")
@@ -789,7 +789,7 @@ class LxmertModel(LxmertPreTrainedModel):
             reads = Reads(*(None if x is None else x.to(host) for x in reads))
         plan = make_plan(inputs, reads, pack, self.dtype)
         if use_operators(self.pooler.dense.weight):
-            plan = with_tables(plan, inputs, bucketed_room(plan) if room else None)
+            plan = with_tables(plan, inputs, None if sizes is None else bucketed_room(plan, sizes))
         return plan if where == host else to_device(plan, where)
 
     def run(

@@ -8,6 +8,7 @@ row of the batch ever reads, and no gradient flows into them.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 
 import torch
@@ -62,10 +63,31 @@ def exact_room(plan: Plan) -> Room:
     )
 
 
-def bucketed_room(plan: Plan) -> Room:
+class Sizes:
+    """The sizes that buffers have had, by name: a buffer keeps its largest while it is not far too large.
+
+    A batch has a dozen sizes, each of which could fall into one bucket or the next. So what has to grow grows
+    a little further than it has to, and after a few batches all have the same sizes.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, int] = {}
+
+    def __call__(self, name: Hashable, rows: int) -> int:
+        """The size of a buffer for these rows."""
+        known = self._known.get(name)
+        if known is None or not rows <= known <= bucket(rows + rows // 2):
+            self._known[name] = bucket(rows if known is None else rows + rows // (2 * PARTS))
+        return self._known[name]
+
+
+def bucketed_room(plan: Plan, sizes: Sizes) -> Room:
     """Buffers of few sizes."""
     exact = exact_room(plan)
-    texts, objects, pair_texts, pair_objects, read_texts, read_objects, words = map(bucket, exact)
+    pairs = plan.text.pairs.batch
+    texts, objects, pair_texts, pair_objects, read_texts, read_objects, words = (
+        sizes((name, pairs), rows) for name, rows in exact._asdict().items()
+    )
     # a stream that keeps every position has a size of its own already, and rows that follow its input's
     if plan.objects.kept is None:
         objects, pair_objects = exact.objects, exact.pair_objects

@@ -92,9 +92,8 @@ def backward(
 
 def sum_readers(x: Tensor, starts: Tensor, rows: Tensor) -> Tensor:
     """(N, H) to (R, H): at each row the sum of those that read it."""
-    reader = torch.repeat_interleave(
-        torch.arange(len(starts) - 1, device=x.device), starts.diff(), output_size=len(rows)
-    )
+    rows = rows[: int(starts[-1])]
+    reader = torch.arange(len(starts) - 1, device=x.device).repeat_interleave(starts.diff())
     total = x.new_zeros(len(starts) - 1, x.shape[1], dtype=_wide(x.dtype))
     return total.index_add(0, reader, x[rows].to(total.dtype)).to(x.dtype)
 
