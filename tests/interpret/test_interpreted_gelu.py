@@ -1,0 +1,113 @@
+"""The GELU kernel and the product after it, as good as eager PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from guards import Stand
+from standing import randn
+from three_runs import assert_as_good_as_eager
+from torch import Tensor
+from torch.nn import functional as F
+
+from lxmert_fast.kernels.bias_gelu import bias_gelu_linear, op, reference
+
+
+def check(
+    rows: tuple[int, int],
+    width: int,
+    dtype: torch.dtype,
+    biases: int,
+    *,
+    wide: tuple[str, ...] = (),
+    stand: Stand = "contiguous",
+) -> None:
+    total = sum(rows)
+    split = rows[0] if biases == 2 else total
+    tensors = {"x": randn(total, width, scale=2.0)}
+    tensors |= {f"bias{i + 1}": randn(width, seed=i + 1) for i in range(biases)}
+
+    def kernel(x: Tensor, bias1: Tensor | None = None, bias2: Tensor | None = None) -> Tensor:
+        return op.bias_gelu(x, bias1, bias2, split)
+
+    def formula(x: Tensor, bias1: Tensor | None = None, bias2: Tensor | None = None) -> Tensor:
+        parts = [reference.bias_gelu(x[:split], bias1), reference.bias_gelu(x[split:], bias2)]
+        return torch.cat(parts).to(x.dtype)
+
+    assert_as_good_as_eager(kernel, formula, tensors, dtype, wide=wide, stand=stand)
+
+
+@pytest.mark.parametrize("biases", [0, 1, 2])
+def test_streams_and_biases(biases: int, dtype: torch.dtype):
+    check((33, 70), 48, dtype, biases)
+
+
+@pytest.mark.parametrize(
+    "rows", [(1, 1), (65, 33), (40, 0), (0, 9)], ids=lambda rows: f"N{rows[0]}+{rows[1]}"
+)
+def test_rows_of_two_streams(rows: tuple[int, int]):
+    check(rows, 80, torch.float32, 2)
+
+
+@pytest.mark.parametrize("width", [1, 80, 256, 257, 3072])
+def test_widths(width: int):
+    """Of less than a tile, of one, and of several."""
+    check((3, 20), width, torch.float32, 2)
+
+
+def test_a_bias_in_single_precision(dtype: torch.dtype):
+    check((9, 20), 80, dtype, 2, wide=("bias1", "bias2"))
+
+
+@pytest.mark.parametrize("stand", ["columns", "transposed"])
+def test_tensors_that_are_not_contiguous(stand: Stand):
+    check((5, 8), 48, torch.float32, 2, stand=stand)
+
+
+@pytest.mark.parametrize("biases", [0, 1, 2])
+def test_backward_gives_the_output_again(biases: int, dtype: torch.dtype):
+    """To the bit, if it is wanted."""
+    x, dy = (randn(20, 300, seed=i).to(dtype) for i in (1, 2))
+    bias = [randn(300, seed=3 + i).to(dtype) for i in range(biases)]
+    first, second = [*bias, None, None][:2]
+    split = 7 if biases == 2 else 20
+    dx, y, dbias = op.backward(dy, x, first, second, split, True)
+    assert torch.equal(y, op.bias_gelu(x, first, second, split))
+    without = op.backward(dy, x, first, second, split, False)
+    assert without[1].numel() == 0
+    assert torch.equal(dx, without[0])
+    assert torch.equal(dbias, without[2])
+
+
+@pytest.mark.parametrize("rows", [(33, 20), (12, 0), (1, 1)], ids=lambda rows: f"N{rows[0]}+{rows[1]}")
+@pytest.mark.parametrize("streams", [1, 2])
+def test_the_product_after_it(rows: tuple[int, int], streams: int, product_dtype: torch.dtype):
+    total, inner, hidden = sum(rows), 112, 48
+    split = rows[0] if streams == 2 else total
+    tensors = {"x": randn(total, inner)}
+    for i in range(streams):
+        tensors[f"bias{i}"] = randn(inner, seed=i)
+        tensors[f"weight{i}"] = randn(hidden, inner, seed=i + 2, scale=0.1)
+
+    def kernel(x: Tensor, **of: Tensor) -> Tensor:
+        biases, weights = (tuple(of[f"{n}{i}"] for i in range(streams)) for n in ("bias", "weight"))
+        return bias_gelu_linear(x, biases, weights, split)
+
+    def formula(x: Tensor, **of: Tensor) -> Tensor:
+        spans = [slice(None, split), slice(split, None)][:streams]
+        return torch.cat(
+            [F.linear(reference.bias_gelu(x[s], of[f"bias{i}"]), of[f"weight{i}"])
+             for i, s in enumerate(spans)]
+        )  # fmt: skip
+
+    assert_as_good_as_eager(kernel, formula, tensors, product_dtype)
+
+
+def test_no_rows_give_gradients_of_zero():
+    x = torch.zeros(0, 80, requires_grad=True)
+    biases = [torch.ones(80, requires_grad=True) for _ in range(2)]
+    found = op.bias_gelu(x, *biases, 0)
+    found.sum().backward()
+    assert found.shape == x.grad.shape == (0, 80)
+    for bias in biases:
+        assert torch.equal(bias.grad, torch.zeros(80))
