@@ -47,7 +47,7 @@ def sum_readers(x: Tensor, starts: Tensor, readers: Tensor) -> Tensor:
     if runs_triton(x):
         from .self_attention.triton import launch_sum_readers
 
-        return launch_sum_readers(x.contiguous(), starts, readers)
+        return launch_sum_readers(x.contiguous(), starts.contiguous(), readers.contiguous())
     return tabled.sum_readers(x, starts, readers)
 
 

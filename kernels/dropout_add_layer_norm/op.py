@@ -10,6 +10,7 @@ from torch.library import custom_op
 
 from ..checks import check_device, check_dropout, check_rows, check_split, check_vectors, wrong
 from ..dispatch import runs_triton
+from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
 from .parameters import Parameters
 
@@ -186,8 +187,10 @@ def _streams(
     shift2: Tensor | None,
     bias2: Tensor | None,
 ) -> tuple[Parameters, Parameters | None]:
-    second = None if weight2 is None or shift2 is None else Parameters(weight2, shift2, bias2)
-    return Parameters(weight, shift, bias), second
+    first = Parameters(in_order(weight), in_order(shift), in_order(bias))
+    if weight2 is None or shift2 is None:
+        return first, None
+    return first, Parameters(in_order(weight2), in_order(shift2), in_order(bias2))
 
 
 def _spans(split: int, rows: int, second: Parameters | None) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from torch.library import custom_op, register_autograd
 
 from ..checks import check_device, check_dropout, check_like, check_rows, wrong
 from ..dispatch import MOST_KEYS, runs_triton
+from ..launch import in_order
 from . import tabled
 
 
@@ -200,6 +201,7 @@ def _forward(
         from .triton import launch_forward
 
         query, key, value = _readable(query, key, value)
+        table, bias = table.contiguous(), in_order(bias)
         return launch_forward(query, key, value, table, bias, seed, site, p, heads, written, most)
     sides = tabled.sides(table, *most)
     dropping = tabled.Dropping(p, seed, site)
@@ -224,6 +226,7 @@ def _backward(
         from .triton import launch_backward
 
         query, key, value = _readable(query, key, value)
+        table, bias = table.contiguous(), in_order(bias)
         (grad,) = _readable(grad)
         dq, dk, dv = into
         launch_backward(grad, query, key, value, table, bias, seed, site, p, heads, most, (dq, dk, dv))
@@ -242,7 +245,7 @@ def _summed(x: Tensor, starts: Tensor | None, readers: Tensor | None) -> Tensor:
     if runs_triton(x):
         from .triton import launch_sum_readers
 
-        return launch_sum_readers(x, starts, readers)
+        return launch_sum_readers(x, starts.contiguous(), readers.contiguous())
     return tabled.sum_readers(x, starts, readers)
 
 

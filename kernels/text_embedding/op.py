@@ -10,6 +10,7 @@ from torch.library import custom_op
 
 from ..checks import check_device, check_dropout, check_like, check_rows, check_vectors, wrong
 from ..dispatch import runs_triton
+from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
 
 
@@ -60,9 +61,8 @@ def text_embedding(
         from .triton import launch_forward
 
         tables = word.contiguous(), position.contiguous(), segment.contiguous()
-        return launch_forward(
-            tables, _contiguous(ids, positions, segments), weight, shift, eps, seed, site, p
-        )
+        norm = weight.contiguous(), shift.contiguous()
+        return launch_forward(tables, _contiguous(ids, positions, segments), *norm, eps, seed, site, p)
     total = _looked_up(word, position, segment, ids, positions, segments)
     variance, mean = torch.var_mean(total, 1, correction=0, keepdim=True)
     rstd = (variance + eps).rsqrt()
@@ -103,7 +103,9 @@ def backward(
 
         tables = word.contiguous(), position.contiguous(), segment.contiguous()
         indices = _contiguous(ids, positions, segments)
-        ds, sums = launch_backward(dy.contiguous(), tables, indices, weight, mean, rstd, seed, site, p)
+        ds, sums = launch_backward(
+            dy.contiguous(), tables, indices, weight.contiguous(), mean, rstd, seed, site, p
+        )
     else:
         total = _looked_up(word, position, segment, ids, positions, segments)
         normal = (total - mean[:, None]) * rstd[:, None]
@@ -155,7 +157,7 @@ text_embedding.register_autograd(_gradient, setup_context=_keep)
 def _contiguous(
     ids: Tensor, positions: Tensor, segments: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    return ids.contiguous(), positions.contiguous(), None if segments is None else segments.contiguous()
+    return ids.contiguous(), positions.contiguous(), in_order(segments)
 
 
 def _looked_up(

@@ -10,6 +10,7 @@ from torch.library import custom_op
 
 from ..checks import check_dropout, check_like, check_rows, check_vectors, wrong
 from ..dispatch import runs_triton
+from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
 
 
@@ -67,8 +68,10 @@ def visual_embedding(
     if runs_triton(feature):
         from .triton import launch_forward
 
+        w, b, v, c = norms
         return launch_forward(
-            feature.contiguous(), feature_bias, box.contiguous(), box_weight.contiguous(), box_bias, norms,
+            feature.contiguous(), in_order(feature_bias), box.contiguous(), box_weight.contiguous(),
+            box_bias.contiguous(), (w.contiguous(), b.contiguous(), v.contiguous(), c.contiguous()),
             eps, seed, site, p,
         )  # fmt: skip
     f, q = _projections(feature, feature_bias, box, box_weight, box_bias)
@@ -116,8 +119,9 @@ def backward(
         from .triton import launch_backward
 
         return launch_backward(
-            dy.contiguous(), feature.contiguous(), feature_bias, box.contiguous(), box_weight.contiguous(),
-            box_bias, (feature_norm_weight, box_norm_weight), stats, seed, site, p,
+            dy.contiguous(), feature.contiguous(), in_order(feature_bias), box.contiguous(),
+            box_weight.contiguous(), box_bias.contiguous(),
+            (feature_norm_weight.contiguous(), box_norm_weight.contiguous()), stats, seed, site, p,
         )  # fmt: skip
     f, q = _projections(feature, feature_bias, box, box_weight, box_bias)
     half = dy.to(f.dtype) / 2
