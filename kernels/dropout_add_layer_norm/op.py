@@ -165,7 +165,7 @@ def _gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if dy is None:
         return (None,) * 14
     dx, dresidual, sums = backward(dy, *ctx.saved_tensors, *ctx.numbers)
-    dx = dx if dx.numel() or not dresidual.numel() else dresidual
+    dx = dx if dx.shape == dresidual.shape else dresidual
     (dw, db, dbias), second = sums[0].unbind(0), (None, None, None)
     if len(sums) == 2:
         second = sums[1].unbind(0)
