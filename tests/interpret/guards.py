@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Stand = Literal["contiguous", "columns", "transposed"]
-"""All in order; some columns of a wider buffer; in the order of columns. Vectors: all in order, or each 2nd."""
+"""All in order; some columns of a wider buffer, of a vector each second; in the order of columns."""
 
 MARGIN = 256
 """Elements before and after."""

@@ -36,9 +36,7 @@ def check_text(
     wide: tuple[str, ...] = (),
 ) -> None:
     generator = torch.Generator().manual_seed(rows)
-    ids, positions, of_segments = (
-        torch.randint(n, (rows,), generator=generator) for n in (WORDS, PLACES, 2)
-    )
+    ids, positions, of_segments = (torch.randint(n, (rows,), generator=generator) for n in (WORDS, PLACES, 2))
     ids[::5] = 0
     seed = new_seed()
     mask = of_rows(seed, (rows, width), p)
