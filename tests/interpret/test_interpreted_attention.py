@@ -6,60 +6,37 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import drawing, new_seed, of_meetings
 from guards import Stand
-from standing import CPU, KINDS, LONG, ONE, SHAPES, SMALL, WIDE, Shape, lengths, randn, standing
-from three_runs import assert_as_good_as_eager
+from operations import SHARING, Case, of_attention, of_cross_attention, of_self_attention
+from standing import CPU, KINDS, LONG, ONE, SHAPES, SMALL, WIDE, Shape, lengths, randn
+from three_runs import assert_as_good_as_eager as check
 from torch import Tensor
 
-from lxmert_fast.kernels.cross_attention import cross_attention
-from lxmert_fast.kernels.cross_attention.reference import cross_attention as cross_formula
-from lxmert_fast.kernels.layout import Layout, dense, packed, shared
+from lxmert_fast.kernels.layout import dense, packed
 from lxmert_fast.kernels.self_attention import attention, reference, self_attention
 
 P = 0.3
 
 
-def check_self(
-    shape: Shape, kind: str, dtype: torch.dtype, *, p: float = 0.0, stand: Stand = "contiguous"
-) -> None:
-    """Of the objects, which are the longer sequences."""
-    batch, _, width, hidden, heads = shape
-    seed = new_seed()
-
-    def kernel(qkv: Tensor) -> Tensor:
-        layout = standing(kind, batch, width, qkv.dtype)
-        return self_attention(qkv, layout, heads, dropout_p=p, seed=seed)[0]
-
-    def formula(qkv: Tensor) -> Tensor:
-        layout = standing(kind, batch, width, qkv.dtype)
-        mask = of_meetings(seed, 0, (batch, heads, layout.width, layout.width), p)
-        with drawing(reference, *[mask] if p else []):
-            return reference.self_attention(qkv, layout, heads, dropout_p=p)[0]
-
-    rows = standing(kind, batch, width, dtype).written
-    assert_as_good_as_eager(kernel, formula, {"qkv": randn(rows, 3 * hidden)}, dtype, stand=stand)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_self_attention(shape: Shape, product_dtype: torch.dtype):
-    check_self(shape, "packed", product_dtype)
+    check(of_self_attention(shape, "packed"), product_dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_self_attention_of_every_kind_of_sequence(kind: str, product_dtype: torch.dtype):
-    check_self(SMALL, kind, product_dtype)
+    check(of_self_attention(SMALL, kind), product_dtype)
 
 
 @pytest.mark.parametrize("stand", ["columns", "transposed"])
 def test_self_attention_of_tensors_that_are_not_contiguous(stand: Stand, product_dtype: torch.dtype):
-    check_self(SMALL, "packed", product_dtype, stand=stand)
+    check(of_self_attention(SMALL, "packed"), product_dtype, stand=stand)
 
 
 @pytest.mark.parametrize("shape", [SMALL, LONG], ids=str)
 @pytest.mark.parametrize("kind", ["packed", "masked"])
 def test_self_attention_with_dropout(shape: Shape, kind: str, product_dtype: torch.dtype):
-    check_self(shape, kind, product_dtype, p=P)
+    check(of_self_attention(shape, kind, p=P), product_dtype)
 
 
 def test_texts_of_every_length():
@@ -70,14 +47,12 @@ def test_texts_of_every_length():
     def formula(qkv: Tensor) -> Tensor:
         return reference.self_attention(qkv, replace(layout, mask=layout.mask.to(qkv.dtype)), 1)[0]
 
-    assert_as_good_as_eager(
-        lambda qkv: self_attention(qkv, layout, 1)[0], formula, {"qkv": randn(64 * 65 // 2, 24)},
-        torch.float32,
-    )  # fmt: skip
+    tensors = {"qkv": randn(64 * 65 // 2, 24)}
+    check(Case(lambda qkv: self_attention(qkv, layout, 1)[0], formula, tensors), torch.float32)
 
 
 def test_a_width_of_as_many_keys_as_fit():
-    check_self(Shape(1, 1, 128, 24, 2), "dense", torch.float32)
+    check(of_self_attention(Shape(1, 1, 128, 24, 2), "dense"), torch.float32)
 
 
 def test_a_mask_that_closes_all_keys_is_uniform_attention(product_dtype: torch.dtype):
@@ -92,66 +67,14 @@ def test_a_mask_that_closes_all_keys_is_uniform_attention(product_dtype: torch.d
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=8 * eps * value.abs().max().item())
 
 
-SHARING = ("own", "images", "texts", "both")
-
-
-def crossing_layouts(
-    shape: Shape, sharing: str, kinds: tuple[str, str], dtype: torch.dtype
-) -> tuple[tuple[Layout, Layout], tuple[int, int]]:
-    """Texts and objects as pairs read them, and how many rows each has."""
-    texts = standing(kinds[0], shape.batch, shape.texts, dtype)
-    objects = standing(kinds[1], shape.batch, shape.objects, dtype)
-    rows = texts.written, objects.written
-    if sharing == "own":
-        return (texts, objects), rows
-    pairs = 2 * shape.batch if sharing == "both" else shape.batch
-    # text 0 is never read where texts are shared, image 0 often
-    text_index = torch.arange(pairs) // 2 + shape.batch - (pairs + 1) // 2
-    image_index = torch.arange(pairs) * 3 // 4 % shape.batch
-    if sharing in ("texts", "both"):
-        texts, _ = shared(texts, text_index, int(texts.starts.diff()[text_index].sum()))
-    if sharing in ("images", "both"):
-        objects, _ = shared(objects, image_index, int(objects.starts.diff()[image_index].sum()))
-    return (texts, objects), rows
-
-
-def check_cross(
-    shape: Shape,
-    sharing: str,
-    dtype: torch.dtype,
-    *,
-    kinds: tuple[str, str] = ("packed", "packed"),
-    p: float = 0.0,
-    stand: Stand = "contiguous",
-) -> None:
-    hidden, heads, seed = shape.hidden, shape.heads, new_seed()
-
-    def kernel(qkv: Tensor) -> Tensor:
-        layouts, rows = crossing_layouts(shape, sharing, kinds, qkv.dtype)
-        return cross_attention(qkv, rows[0], *layouts, heads, dropout_p=p, seed=seed).context
-
-    def formula(qkv: Tensor) -> Tensor:
-        (texts, objects), rows = crossing_layouts(shape, sharing, kinds, qkv.dtype)
-        pairs, widths = texts.batch, (texts.width, objects.width)
-        masks = [
-            of_meetings(seed, first, (pairs, heads, *sides), p)
-            for first, sides in ((0, widths), (pairs, widths[::-1]))
-        ]
-        with drawing(reference, *masks if p else []):
-            return cross_formula(qkv, rows[0], texts, objects, heads, dropout_p=p).context
-
-    _, rows = crossing_layouts(shape, sharing, kinds, dtype)
-    assert_as_good_as_eager(kernel, formula, {"qkv": randn(sum(rows), 3 * hidden)}, dtype, stand=stand)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_cross_attention(shape: Shape, product_dtype: torch.dtype):
-    check_cross(shape, "own", product_dtype)
+    check(of_cross_attention(shape, "own"), product_dtype)
 
 
 @pytest.mark.parametrize("sharing", SHARING)
 def test_cross_attention_of_shared_texts_and_images(sharing: str, product_dtype: torch.dtype):
-    check_cross(SMALL, sharing, product_dtype)
+    check(of_cross_attention(SMALL, sharing), product_dtype)
 
 
 @pytest.mark.parametrize(
@@ -159,79 +82,36 @@ def test_cross_attention_of_shared_texts_and_images(sharing: str, product_dtype:
 )
 def test_cross_attention_where_a_mask_is_on_one_side(kinds: tuple[str, str]):
     """The masks of both directions stand in one table, of different widths or none."""
-    check_cross(SMALL, "own", torch.float32, kinds=kinds)
+    check(of_cross_attention(SMALL, "own", kinds=kinds), torch.float32)
 
 
 @pytest.mark.parametrize("sharing", ["own", "both"])
 def test_cross_attention_with_dropout(sharing: str, product_dtype: torch.dtype):
-    check_cross(SMALL, sharing, product_dtype, p=P)
+    check(of_cross_attention(SMALL, sharing, p=P), product_dtype)
 
 
 def test_cross_attention_of_columns_of_a_buffer():
-    check_cross(SMALL, "images", torch.float32, stand="columns")
-
-
-def reading(batch: int, width: int, seed: int = 0) -> Layout:
-    """Some queries of each sequence: in the first none, in the last all."""
-    generator = torch.Generator().manual_seed(seed)
-    read = torch.rand(batch, width, generator=generator) < 0.4
-    read[0], read[-1] = False, True
-    return packed(read, None, torch.float32, kept=int(read.sum()), longest=width)
-
-
-def check_attention(
-    shape: Shape,
-    dtype: torch.dtype,
-    *,
-    kind: str = "packed",
-    share: bool = False,
-    p: float = 0.0,
-    stand: Stand = "contiguous",
-) -> None:
-    """From some words to all objects."""
-    batch, width, objects, hidden, heads = shape
-    queries, seed = reading(batch, width), new_seed()
-    query_rows, key_rows = queries.written, standing(kind, batch, objects, dtype).written
-    index = torch.arange(batch) // 2
-
-    def both(of: torch.dtype) -> tuple[Layout, Layout]:
-        keys = standing(kind, batch, objects, of)
-        if not share:
-            return queries, keys
-        read = [shared(x, index, int(x.starts.diff()[index].sum()))[0] for x in (queries, keys)]
-        return read[0], read[1]
-
-    def kernel(query: Tensor, key_value: Tensor) -> Tensor:
-        return attention(query, key_value, *both(query.dtype), heads, dropout_p=p, seed=seed)[0]
-
-    def formula(query: Tensor, key_value: Tensor) -> Tensor:
-        q, k = both(query.dtype)
-        mask = of_meetings(seed, 0, (batch, heads, q.width, k.width), p)
-        with drawing(reference, *[mask] if p else []):
-            return reference.attention(query, key_value, q, k, heads, dropout_p=p)[0]
-
-    tensors = {"query": randn(query_rows, hidden), "key_value": randn(key_rows, 2 * hidden, seed=1)}
-    assert_as_good_as_eager(kernel, formula, tensors, dtype, stand=stand)
+    check(of_cross_attention(SMALL, "images"), torch.float32, stand="columns")
 
 
 @pytest.mark.parametrize("shape", [SMALL, LONG, WIDE], ids=str)
 def test_attention_of_some_rows(shape: Shape, product_dtype: torch.dtype):
-    check_attention(shape, product_dtype)
+    check(of_attention(shape), product_dtype)
 
 
 @pytest.mark.parametrize("kind", ["dense", "masked", "packed, masked"])
 def test_attention_to_every_kind_of_sequence(kind: str):
-    check_attention(SMALL, torch.float32, kind=kind)
+    check(of_attention(SMALL, kind=kind), torch.float32)
 
 
 @pytest.mark.parametrize("share", [False, True], ids=["own", "shared"])
 def test_attention_of_some_rows_with_dropout(share: bool, product_dtype: torch.dtype):
-    check_attention(SMALL, product_dtype, share=share, p=P)
+    check(of_attention(SMALL, share=share, p=P), product_dtype)
 
 
 @pytest.mark.parametrize("stand", ["columns", "transposed"])
 def test_attention_of_tensors_that_are_not_contiguous(stand: Stand):
-    check_attention(SMALL, torch.float32, stand=stand, share=True)
+    check(of_attention(SMALL, share=True), torch.float32, stand=stand)
 
 
 def test_a_sequence_without_keys_gathers_nothing():

@@ -5,63 +5,38 @@ from __future__ import annotations
 import pytest
 import torch
 from guards import Stand
+from operations import of_gelu, of_gelu_linear
 from standing import randn
-from three_runs import assert_as_good_as_eager
-from torch import Tensor
-from torch.nn import functional as F
+from three_runs import assert_as_good_as_eager as check
 
-from lxmert_fast.kernels.bias_gelu import bias_gelu_linear, op, reference
-
-
-def check(
-    rows: tuple[int, int],
-    width: int,
-    dtype: torch.dtype,
-    biases: int,
-    *,
-    wide: tuple[str, ...] = (),
-    stand: Stand = "contiguous",
-) -> None:
-    total = sum(rows)
-    split = rows[0] if biases == 2 else total
-    tensors = {"x": randn(total, width, scale=2.0)}
-    tensors |= {f"bias{i + 1}": randn(width, seed=i + 1) for i in range(biases)}
-
-    def kernel(x: Tensor, bias1: Tensor | None = None, bias2: Tensor | None = None) -> Tensor:
-        return op.bias_gelu(x, bias1, bias2, split)
-
-    def formula(x: Tensor, bias1: Tensor | None = None, bias2: Tensor | None = None) -> Tensor:
-        parts = [reference.bias_gelu(x[:split], bias1), reference.bias_gelu(x[split:], bias2)]
-        return torch.cat(parts).to(x.dtype)
-
-    assert_as_good_as_eager(kernel, formula, tensors, dtype, wide=wide, stand=stand)
+from lxmert_fast.kernels.bias_gelu import op
 
 
 @pytest.mark.parametrize("biases", [0, 1, 2])
 def test_streams_and_biases(biases: int, dtype: torch.dtype):
-    check((33, 70), 48, dtype, biases)
+    check(of_gelu((33, 70), 48, biases), dtype)
 
 
 @pytest.mark.parametrize(
     "rows", [(1, 1), (65, 33), (40, 0), (0, 9)], ids=lambda rows: f"N{rows[0]}+{rows[1]}"
 )
 def test_rows_of_two_streams(rows: tuple[int, int]):
-    check(rows, 80, torch.float32, 2)
+    check(of_gelu(rows, 80, 2), torch.float32)
 
 
 @pytest.mark.parametrize("width", [1, 80, 256, 257, 3072])
 def test_widths(width: int):
     """Of less than a tile, of one, and of several."""
-    check((3, 20), width, torch.float32, 2)
+    check(of_gelu((3, 20), width, 2), torch.float32)
 
 
 def test_a_bias_in_single_precision(dtype: torch.dtype):
-    check((9, 20), 80, dtype, 2, wide=("bias1", "bias2"))
+    check(of_gelu((9, 20), 80, 2), dtype, wide=("bias1", "bias2"))
 
 
 @pytest.mark.parametrize("stand", ["columns", "transposed"])
 def test_tensors_that_are_not_contiguous(stand: Stand):
-    check((5, 8), 48, torch.float32, 2, stand=stand)
+    check(of_gelu((5, 8), 48, 2), torch.float32, stand=stand)
 
 
 @pytest.mark.parametrize("biases", [0, 1, 2])
@@ -82,25 +57,7 @@ def test_backward_gives_the_output_again(biases: int, dtype: torch.dtype):
 @pytest.mark.parametrize("rows", [(33, 20), (12, 0), (1, 1)], ids=lambda rows: f"N{rows[0]}+{rows[1]}")
 @pytest.mark.parametrize("streams", [1, 2])
 def test_the_product_after_it(rows: tuple[int, int], streams: int, product_dtype: torch.dtype):
-    total, inner, hidden = sum(rows), 112, 48
-    split = rows[0] if streams == 2 else total
-    tensors = {"x": randn(total, inner)}
-    for i in range(streams):
-        tensors[f"bias{i}"] = randn(inner, seed=i)
-        tensors[f"weight{i}"] = randn(hidden, inner, seed=i + 2, scale=0.1)
-
-    def kernel(x: Tensor, **of: Tensor) -> Tensor:
-        biases, weights = (tuple(of[f"{n}{i}"] for i in range(streams)) for n in ("bias", "weight"))
-        return bias_gelu_linear(x, biases, weights, split)
-
-    def formula(x: Tensor, **of: Tensor) -> Tensor:
-        spans = [slice(None, split), slice(split, None)][:streams]
-        return torch.cat(
-            [F.linear(reference.bias_gelu(x[s], of[f"bias{i}"]), of[f"weight{i}"])
-             for i, s in enumerate(spans)]
-        )  # fmt: skip
-
-    assert_as_good_as_eager(kernel, formula, tensors, product_dtype)
+    check(of_gelu_linear(rows, 112, 48, streams), product_dtype)
 
 
 def test_no_rows_give_gradients_of_zero():

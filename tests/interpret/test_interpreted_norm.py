@@ -4,120 +4,61 @@ from __future__ import annotations
 
 import pytest
 import torch
-from drawn import drawing, new_seed, of_rows
+from drawn import new_seed
 from guards import Stand
+from operations import of_norm
 from standing import randn
-from three_runs import assert_as_good_as_eager
-from torch import Tensor
+from three_runs import assert_as_good_as_eager as check
 
 from lxmert_fast.kernels.dropout_add_layer_norm import Parameters, dropout_add_layer_norm, reference
-from lxmert_fast.kernels.dropout_add_layer_norm.invertible import invertible
 
 #: Rows of two streams: one each, several programs each, and none of one of them.
 SPLITS = ((1, 1), (33, 70), (40, 0), (0, 9))
 
 
-def parameters(width: int, *, bias: bool, names: str, small: bool = False) -> dict[str, Tensor]:
-    """Weights that give the normalised row back, or some that are small beside their shift."""
-    weight, shift = randn(width, seed=1, scale=0.1) + 1.5, randn(width, seed=2, scale=0.2).clamp(-1, 1)
-    if small:
-        weight[::3], shift[::3] = 1e-4, 2.0
-        weight[1] = 0.0
-    given = {"weight": weight, "shift": shift}
-    if bias:
-        given["bias"] = randn(width, seed=3)
-    return {name + names: x for name, x in given.items()}
-
-
-def check(
-    rows: tuple[int, int],
-    width: int,
-    dtype: torch.dtype,
-    *,
-    two: bool = True,
-    bias: bool = True,
-    p: float = 0.0,
-    small: bool = False,
-    wide: tuple[str, ...] = (),
-    stand: Stand = "contiguous",
-) -> None:
-    total, seed = sum(rows), new_seed()
-    split = rows[0] if two else total
-    mask = of_rows(seed, (total, width), p)
-    tensors = {"x": randn(total, width), "residual": randn(total, width, seed=5) + 0.5}
-    tensors |= parameters(width, bias=bias, names="1", small=small)
-    if two:
-        tensors |= parameters(width, bias=bias, names="2")
-        tensors["weight2"] = tensors["weight2"] * 1.3
-
-    def kernel(x: Tensor, residual: Tensor, weight1: Tensor, shift1: Tensor, **rest: Tensor) -> Tensor:
-        assert invertible(weight1, shift1, residual.dtype) is not small
-        second = Parameters(rest["weight2"], rest["shift2"], rest.get("bias2")) if two else None
-        return dropout_add_layer_norm(
-            x, residual, weight1, shift1, bias=rest.get("bias1"), second=second, split=split, dropout_p=p,
-            seed=seed,
-        )  # fmt: skip
-
-    def formula(x: Tensor, residual: Tensor, **given: Tensor) -> Tensor:
-        parts = []
-        spans = [slice(None, split), slice(split, None)][: 2 if two else 1]
-        with drawing(reference, *[mask[span] for span in spans] if p else []):
-            for name, span in zip("12", spans, strict=False):
-                own_bias = given.get(f"bias{name}")
-                weight, shift = (given[of + name].to(residual.dtype) for of in ("weight", "shift"))
-                parts.append(
-                    reference.dropout_add_layer_norm(
-                        x[span], residual[span], weight, shift, bias=own_bias, dropout_p=p
-                    )
-                )
-        return torch.cat(parts)
-
-    assert_as_good_as_eager(kernel, formula, tensors, dtype, wide=wide, stand=stand)
-
-
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("two", [False, True], ids=["one", "two"])
 def test_streams_and_biases(two: bool, bias: bool, dtype: torch.dtype):
-    check((33, 70), 48, dtype, two=two, bias=bias)
+    check(of_norm((33, 70), 48, two=two, bias=bias), dtype)
 
 
 @pytest.mark.parametrize("rows", SPLITS, ids=lambda rows: f"N{rows[0]}+{rows[1]}")
 def test_rows_of_two_streams(rows: tuple[int, int]):
-    check(rows, 80, torch.float32)
+    check(of_norm(rows, 80), torch.float32)
 
 
 @pytest.mark.parametrize("width", [1, 48, 80, 768, 1000])
 def test_widths(width: int):
-    check((5, 40), width, torch.float32)
+    check(of_norm((5, 40), width), torch.float32)
 
 
 def test_the_real_width_in_half_precision():
-    check((20, 36), 768, torch.float16, p=0.1)
+    check(of_norm((20, 36), 768, p=0.1), torch.float16)
 
 
 @pytest.mark.parametrize("two", [False, True], ids=["one", "two"])
 def test_dropout(two: bool, dtype: torch.dtype):
-    check((33, 70), 48, dtype, two=two, p=0.3)
+    check(of_norm((33, 70), 48, two=two, p=0.3), dtype)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_a_residual_stream_in_single_precision(p: float, half: torch.dtype):
     """x comes from a product in half precision; so may the parameters, or not."""
-    check((9, 20), 80, half, wide=("residual",), p=p)
+    check(of_norm((9, 20), 80, p=p), half, wide=("residual",))
     own = tuple(f"{of}{i}" for of in ("weight", "shift", "bias") for i in "12")
-    check((9, 20), 80, half, wide=("residual", *own), p=p, bias=False)
+    check(of_norm((9, 20), 80, p=p, bias=False), half, wide=("residual", *own))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 def test_weights_small_beside_their_shift(p: float, dtype: torch.dtype):
     """Then the sum is kept for backward; dividing by these weights would lose every digit, or be 0 / 0."""
-    check((33, 70), 48, dtype, small=True, p=p)
+    check(of_norm((33, 70), 48, small=True, p=p), dtype)
 
 
 @pytest.mark.parametrize("stand", ["columns", "transposed"])
 def test_tensors_that_are_not_contiguous(stand: Stand):
-    check((5, 8), 48, torch.float32, stand=stand, p=0.2)
+    check(of_norm((5, 8), 48, p=0.2), torch.float32, stand=stand)
 
 
 def test_rows_of_three_dimensions():

@@ -5,31 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from guards import Stand
-from standing import randn
-from three_runs import assert_as_good_as_eager
-from torch import Tensor
+from operations import of_rows_repeated
+from three_runs import assert_as_good_as_eager as check
 
-from lxmert_fast.kernels.rows import repeat_rows, sum_readers
-
-
-def readers(source: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Who reads each row."""
-    found = [(source == row).nonzero()[:, 0] for row in range(rows)]
-    starts = torch.tensor([0, *(len(x) for x in found)]).cumsum(0)
-    return starts, torch.cat(found)
+from lxmert_fast.kernels.rows import sum_readers
 
 
 @pytest.mark.parametrize(("rows", "written", "width"), [(1, 1, 8), (9, 40, 48), (5, 12, 1030), (6, 3, 768)])
 @pytest.mark.parametrize("stand", ["contiguous", "columns"])
 def test_repeated_rows(rows: int, written: int, width: int, stand: Stand, dtype: torch.dtype):
-    """Some are read by no one, some often."""
-    generator = torch.Generator().manual_seed(written)
-    source = torch.randint(max(1, rows - 2), (written,), generator=generator)
-    index = readers(source, rows)
-    assert_as_good_as_eager(
-        lambda x: repeat_rows(x, source, *index), lambda x: x[source], {"x": randn(rows, width)}, dtype,
-        stand=stand,
-    )  # fmt: skip
+    check(of_rows_repeated(rows, written, width), dtype, stand=stand)
 
 
 def test_rows_that_no_one_reads_are_zero():

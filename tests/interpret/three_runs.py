@@ -12,39 +12,32 @@ gradients. The kernel's tensors stand between NaNs, so that a lane read from bes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from guards import Stand, guarded
+from operations import Case, Operation
 from torch import Tensor
 
 FORWARD, BACKWARD = 2.0, 3.0
 ULPS = 4
 
-Operation = Callable[..., Tensor]
-
 
 def assert_as_good_as_eager(
-    kernel: Operation,
-    formula: Operation,
-    tensors: Mapping[str, Tensor],
+    case: Case,
     dtype: torch.dtype,
     *,
     wide: tuple[str, ...] = (),
     stand: Stand = "contiguous",
-    gradient_floor: float = 0.0,
 ) -> None:
     """The rule above.
 
     Args:
-        kernel, formula: take the tensors by name and give one.
-        tensors: fp64.
         wide: names of those that are fp32 whatever the dtype.
         stand: how the kernel's tensors stand in memory.
-        gradient_floor: the least "largest exact value" of a gradient: where its terms cancel, what is left is
-            smaller than the terms that were rounded.
     """
+    kernel, formula, tensors = case
     rounded = {name: x.to(torch.float32 if name in wide else dtype) for name, x in tensors.items()}
     found, grad = _run(kernel, {name: guarded(x, stand) for name, x in rounded.items()}, None, stand)
     eager, _ = _run(formula, rounded, grad)
@@ -55,8 +48,7 @@ def assert_as_good_as_eager(
         assert found[name].dtype == eager[name].dtype, f"{name}: {found[name].dtype}"
         assert not found[name].isnan().any(), f"{name}: NaN, at {_places(found[name].isnan())}"
         error, of_eager = _largest(found[name] - truth), _largest(eager[name] - truth)
-        scale = _largest(truth) if output else max(_largest(truth), gradient_floor)
-        floor = ULPS * torch.finfo(found[name].dtype).eps * scale
+        floor = ULPS * torch.finfo(found[name].dtype).eps * _largest(truth)
         allowed = (FORWARD if output else BACKWARD) * of_eager + floor
         assert error <= allowed, (
             f"{name}: error {error:.2e}, eager's {of_eager:.2e}, floor {floor:.2e}, "
