@@ -41,7 +41,7 @@ def dropout_add_layer_norm(
         keep_sum: keep s for backward, where y cannot give it back (`reference.py`).
 
     Returns:
-        y (N, H); s (N, H) or (0,); mean and 1 / deviation (N,) in fp32.
+        y (N, H); s (N, H) or (0,); mean and 1 / deviation (N,) in fp32, or fp64 with x.
 
     Raises:
         ValueError: an argument that does not fit.
@@ -80,13 +80,13 @@ def dropout_add_layer_norm(
         shift, shift2, split, len(x)
     )
     s = total.to(residual.dtype) if keep_sum else residual.new_empty(0)
-    return y.to(residual.dtype), s, mean[:, 0].float(), rstd[:, 0].float()
+    return y.to(residual.dtype), s, mean[:, 0], rstd[:, 0]
 
 
 @dropout_add_layer_norm.register_fake
 def _(x: Tensor, residual: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = residual.shape if arguments[-1] else (0,)
-    mean = x.new_empty(x.shape[0], dtype=torch.float32)
+    mean = x.new_empty(x.shape[0], dtype=torch.promote_types(torch.float32, x.dtype))
     y = torch.empty_like(residual, memory_format=torch.contiguous_format)
     return y, residual.new_empty(shape), mean, torch.empty_like(mean)
 
@@ -113,14 +113,14 @@ def backward(
     `x_like` is (0,) in the dtype of x.
     """
     first, second = _streams(weight, shift, None, weight2, shift2, None)
-    if runs_triton(y):
+    if runs_triton(x_like):
         from .triton import launch_backward
 
         return launch_backward(
             dy.contiguous(), x_like.dtype, y, s, mean, rstd, first, second, split, seed, site, p
         )
     rows = len(y)
-    wide = torch.promote_types(torch.float32, y.dtype)
+    wide = torch.promote_types(torch.float32, x_like.dtype)
     scale = _rowwise(weight, weight2, split, rows).to(wide)
     if s.numel():
         normal = (s.to(wide) - mean[:, None]) * rstd[:, None]

@@ -40,7 +40,7 @@ def text_embedding(
         seed, site, p: dropout.
 
     Returns:
-        y (N, H); mean and 1 / deviation (N,) in fp32.
+        y (N, H); mean and 1 / deviation (N,) in fp32, or fp64 with the tables.
 
     Raises:
         ValueError: an argument that does not fit.
@@ -70,13 +70,13 @@ def text_embedding(
     if p > 0.0:
         assert seed is not None
         y = y * keep_mask(Seed(seed, site), 0, tuple(y.shape), p) * keep_scale(p)
-    return y.to(word.dtype), mean[:, 0].float(), rstd[:, 0].float()
+    return y.to(word.dtype), mean[:, 0], rstd[:, 0]
 
 
 @text_embedding.register_fake
 def _(word: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     rows = arguments[4].shape[0]
-    mean = word.new_empty(rows, dtype=torch.float32)
+    mean = word.new_empty(rows, dtype=torch.promote_types(torch.float32, word.dtype))
     return word.new_empty(rows, word.shape[1]), mean, torch.empty_like(mean)
 
 

@@ -39,7 +39,7 @@ def visual_embedding(
         seed, site, p: dropout.
 
     Returns:
-        y (N, H), and (4, N) in fp32: mean and 1 / deviation of the features, then of the boxes.
+        y (N, H), and (4, N) in fp32, or fp64 with the features: mean and 1 / deviation of the features, then of the boxes.
 
     Raises:
         ValueError: an argument that does not fit.
@@ -80,7 +80,7 @@ def visual_embedding(
     for x in (f, q):
         variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
         rstd = (variance + eps).rsqrt()
-        stats += [mean[:, 0].float(), rstd[:, 0].float()]
+        stats += [mean[:, 0], rstd[:, 0]]
         normal.append((x - mean) * rstd)
     y = (normal[0] * norms[0] + norms[1] + normal[1] * norms[2] + norms[3]) / 2
     if p > 0.0:
@@ -92,7 +92,8 @@ def visual_embedding(
 @visual_embedding.register_fake
 def _(feature: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(feature, memory_format=torch.contiguous_format)
-    return y, feature.new_empty(4, feature.shape[0], dtype=torch.float32)
+    wide = torch.promote_types(torch.float32, feature.dtype)
+    return y, feature.new_empty(4, feature.shape[0], dtype=wide)
 
 
 @custom_op("lxmert_fast::visual_embedding_backward", mutates_args=())
