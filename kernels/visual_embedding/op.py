@@ -39,7 +39,8 @@ def visual_embedding(
         seed, site, p: dropout.
 
     Returns:
-        y (N, H), and (4, N) in fp32, or fp64 with the features: mean and 1 / deviation of the features, then of the boxes.
+        y (N, H), and mean and 1 / deviation of the features, then of the boxes, (4, N) in
+        fp32, or fp64 with the features.
 
     Raises:
         ValueError: an argument that does not fit.
