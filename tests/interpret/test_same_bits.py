@@ -92,3 +92,10 @@ def test_a_seed_is_drawn_from_torchs_generator():
     assert not torch.equal(first, second)
     torch.manual_seed(3)
     assert torch.equal(first, run())
+
+
+def test_products_of_bfloat16_are_refused():
+    """They would be garbage here, not on a GPU."""
+    qkv = torch.zeros(3, 96, dtype=torch.bfloat16)
+    with pytest.raises(AssertionError, match="bf16"):
+        self_attention(qkv, dense(1, 3, None, CPU), 2)
