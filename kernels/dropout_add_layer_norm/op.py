@@ -12,6 +12,7 @@ from ..checks import check_device, check_dropout, check_rows, check_split, check
 from ..dispatch import runs_triton
 from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
+from ..statistics import statistics
 from .parameters import Parameters
 
 
@@ -74,8 +75,7 @@ def dropout_add_layer_norm(
         assert seed is not None
         total = total * keep_mask(Seed(seed, site), 0, tuple(x.shape), p) * keep_scale(p)
     total = total + residual.to(wide)
-    variance, mean = torch.var_mean(total, 1, correction=0, keepdim=True)
-    rstd = (variance + eps).rsqrt()
+    mean, rstd = statistics(total, eps)
     y = (total - mean) * rstd * _rowwise(weight, weight2, split, len(x)) + _rowwise(
         shift, shift2, split, len(x)
     )

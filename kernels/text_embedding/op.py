@@ -12,6 +12,7 @@ from ..checks import check_device, check_dropout, check_like, check_rows, check_
 from ..dispatch import runs_triton
 from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
+from ..statistics import statistics
 
 
 @custom_op("lxmert_fast::text_embedding", mutates_args=())
@@ -64,8 +65,7 @@ def text_embedding(
         norm = weight.contiguous(), shift.contiguous()
         return launch_forward(tables, _contiguous(ids, positions, segments), *norm, eps, seed, site, p)
     total = _looked_up(word, position, segment, ids, positions, segments)
-    variance, mean = torch.var_mean(total, 1, correction=0, keepdim=True)
-    rstd = (variance + eps).rsqrt()
+    mean, rstd = statistics(total, eps)
     y = (total - mean) * rstd * weight + shift
     if p > 0.0:
         assert seed is not None

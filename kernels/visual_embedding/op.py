@@ -12,6 +12,7 @@ from ..checks import check_dropout, check_like, check_rows, check_vectors, wrong
 from ..dispatch import runs_triton
 from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
+from ..statistics import statistics
 
 
 @custom_op("lxmert_fast::visual_embedding", mutates_args=())
@@ -79,8 +80,7 @@ def visual_embedding(
     stats = []
     normal = []
     for x in (f, q):
-        variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
-        rstd = (variance + eps).rsqrt()
+        mean, rstd = statistics(x, eps)
         stats += [mean[:, 0], rstd[:, 0]]
         normal.append((x - mean) * rstd)
     y = (normal[0] * norms[0] + norms[1] + normal[1] * norms[2] + norms[3]) / 2
