@@ -194,7 +194,8 @@ def _joined_bias(a: Meetings, b: Meetings) -> Tensor | None:
     given = [m.bias for m in (a, b) if m.bias is not None]
     if not given:
         return None
-    width = max(bias.shape[1] for bias in given)
+    # a direction without a mask may have more keys than the one with it
+    width = max(a.most_keys, b.most_keys)
     parts = []
     for meetings in (a, b):
         bias = given[0].new_zeros(len(meetings.table), width)

@@ -75,8 +75,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, at the rows that meetings write: (written, H) each."""
     q, k, v = _read(query, queries, heads), _read(key, keys, heads), _read(value, keys, heads)
-    there = queries.there[:, :, None]
-    do = (grad[queries.written] * there).unflatten(2, (heads, -1)).transpose(1, 2)
+    do = _read(grad, queries._replace(read=queries.written), heads)
     p = _probabilities(q, k, keys.there, bias)
     dv = _drop(p, dropping).to(do.dtype).transpose(-1, -2) @ do
     dp = _drop((do @ v.transpose(-1, -2)).to(p.dtype), dropping)
