@@ -19,7 +19,7 @@ from lxmert_fast.checkpoint import save_airsplay, save_folder
 from lxmert_fast.commands.verify import verify as command
 from lxmert_fast.errors import InputError
 from lxmert_fast.kernels.layout import Layout
-from lxmert_fast.modeling import LxmertLayer, LxmertModel, LxmertXLayer
+from lxmert_fast.modeling import LxmertLayer, LxmertModel, LxmertXLayer, Meeting
 from lxmert_fast.models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering
 from lxmert_fast.verify import BATCHES, TOLERANCE, Difference, difference, verify
 
