@@ -146,7 +146,8 @@ def _embeddings(step: Step, ids: Tensor, positions: Tensor) -> Iterator[Call]:
     tables = [step.rows(size, width) for size in sizes]
     one, indices = step.ones(width), (ids, positions, None)
     stats = step.ones(rows, dtype=torch.float32)
-    looked_up = len(ids.unique()) + len(positions.unique()) + 1
+    # as in the counts of PyTorch's own operations, what a lookup needs is what it fetches
+    looked_up = 2 * rows + 1
     beside = INDEX * (2 * rows + 1) + 2 * FLOAT * rows
     yield Call(
         "text embedding", "text_forward", 1,

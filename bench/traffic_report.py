@@ -19,9 +19,8 @@ LIMITS = {
     "visual_forward": 1.3,
     "visual_backward": 1.3,
     "sum_readers": 1.15,
-    # a token fetches a position's row of its own, though there are only some 20, which a GPU's L1 holds
-    "text_forward": 1.9,
-    "text_backward": 1.65,
+    "text_forward": 1.3,
+    "text_backward": 1.3,
 }
 SHARED = "shared rows"
 

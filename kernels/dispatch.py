@@ -59,7 +59,9 @@ def interprets() -> bool:
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether an operator on this tensor launches Triton kernels."""
+    """Whether an operator on this tensor launches Triton kernels. They compute in fp32, so fp64 does not."""
+    if x.dtype is torch.float64:
+        return False
     return x.device.type == "cuda" or (x.device.type == "cpu" and interprets())
 
 

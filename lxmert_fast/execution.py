@@ -27,9 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .kernels.dispatch import MOST_KEYS
 from .kernels.layout import Layout, dense, packed, shared
-from .kernels.meetings import Meetings, between, crossing, side_by_side, within
+from .kernels.meetings import Meetings
 from .kernels.self_attention import additive_mask
 
 
@@ -79,6 +78,19 @@ class Stream:
         return rows.unflatten(0, (self.pairs.batch, width))
 
 
+class Room(NamedTuple):
+    """How many rows each buffer has; those beyond a plan's own are padding that nobody reads."""
+
+    texts: int
+    objects: int
+    pair_texts: int
+    pair_objects: int
+    read_texts: int
+    read_objects: int
+    words: int
+    """Of the rows of text that are read, those of the words."""
+
+
 class Tables(NamedTuple):
     """Who attends to whom in the cross-modality encoder, as the operators read it.
 
@@ -89,6 +101,7 @@ class Tables(NamedTuple):
         own: self-attention of both streams.
         from_text: cross attention from the texts alone, in a last layer whose objects nobody reads.
         text_readers, object_readers: of the last layer, from the rows that are read to all of theirs.
+        room: rows of the buffers.
     """
 
     entry: Meetings | None = None
@@ -98,6 +111,7 @@ class Tables(NamedTuple):
     from_text: Meetings | None = None
     text_readers: Meetings | None = None
     object_readers: Meetings | None = None
+    room: Room | None = None
 
 
 #: The reference serves.
@@ -122,6 +136,22 @@ class Plan:
     words: Tensor | None = None
     tables: Tables = NO_TABLES
 
+    @property
+    def text_rows(self) -> int:
+        """Rows of texts before the first cross-modality layer."""
+        room = self.tables.room
+        return self.text.single.written if room is None else room.texts
+
+    @property
+    def pair_text_rows(self) -> int:
+        """Rows of texts from there on."""
+        room = self.tables.room
+        return self.text.pairs.written if room is None else room.pair_texts
+
+    def read_outputs(self, text: Tensor, objects: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What heads read, where no more than that was computed: rows (M, H), None where they read none."""
+        return None if self.words is None else text.index_select(0, self.words), objects
+
     def outputs(
         self, text: Tensor, objects: Tensor | None, reads: Reads | None, length: int, boxes: int
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -133,7 +163,7 @@ class Plan:
             assert objects is not None
             return self.text.spread(text, length), self.objects.spread(objects, boxes)
         if not self.whole:
-            return None if self.words is None else text.index_select(0, self.words), objects
+            return self.read_outputs(text, objects)
         words, regions = reads
         return (
             None if words is None else text[words.flatten()],
@@ -155,23 +185,20 @@ class Inputs(NamedTuple):
     image_index: Tensor | None
     device: torch.device
 
+    def to(self, device: torch.device) -> Inputs:
+        """The same with masks and indices on a device."""
+        texts, images, text_index, image_index = (None if x is None else x.to(device) for x in self[2:6])
+        return Inputs(self.text_size, self.image_size, texts, images, text_index, image_index, device)
 
-def make_plan(
-    inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype, operators: bool = False
-) -> Plan:
+
+def make_plan(inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype) -> Plan:
     """The plan of a batch, on the device of its masks: the host, but for a graph that is traced.
 
     Args:
         reads: None where every row of the last layer is wanted.
         pack: leave out what nothing reads; False keeps every position of every sequence.
         dtype: the model's, of the masks that are added to scores.
-        operators: the plan is for the operators of `kernels`, which read tables.
     """
-    plan = _plan(inputs, reads, pack, dtype)
-    return _with_tables(plan, inputs) if operators else plan
-
-
-def _plan(inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype) -> Plan:
     words, regions = reads or Reads()
     text = _stream(
         dense(*inputs.text_size, None, inputs.device),
@@ -203,43 +230,6 @@ def _plan(inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype) -
     text = _with_readers(text, wanted)
     assert text.readers is not None
     return Plan(text, objects, False, text.readers.first_rows(), words[wanted].nonzero()[:, 0])
-
-
-def _with_tables(plan: Plan, inputs: Inputs) -> Plan:
-    text, objects = plan.text, plan.objects
-    if max(text.single.width, objects.single.width) > MOST_KEYS:
-        return plan
-    rows, boxes = text.single.written, objects.single.written
-    pairs = text.pairs, objects.pairs
-    shares = text.entry.shared or objects.entry.shared
-    cross = crossing(*pairs, text.pairs.written, objects.pairs.written)
-    kept = torch.arange(rows, device=inputs.device) if text.kept is None else text.kept
-    tables = Tables(
-        entry=crossing(text.entry, objects.entry, rows, boxes) if shares else cross,
-        source=torch.cat([text.entry.sources(), objects.entry.sources() + rows]) if shares else None,
-        cross=cross,
-        own=side_by_side(*pairs),
-        from_text=between(*pairs, pairs[0].written, pairs[1].written),
-        text_readers=_reading(text),
-        object_readers=_reading(objects),
-    )
-    return replace(
-        plan,
-        text=replace(_with_own(text), positions=kept % inputs.text_size[1]),
-        objects=_with_own(objects),
-        tables=tables,
-    )
-
-
-def _with_own(stream: Stream) -> Stream:
-    """The stream with the self-attention of its texts or images at hand."""
-    return replace(stream, single=replace(stream.single, meetings=within(stream.single)))
-
-
-def _reading(stream: Stream) -> Meetings | None:
-    if stream.readers is None:
-        return None
-    return between(stream.readers, stream.pairs, stream.readers.written, stream.pairs.written)
 
 
 def _stream(

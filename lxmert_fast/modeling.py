@@ -41,6 +41,7 @@ from .kernels.rows import repeat_rows
 from .kernels.self_attention import attention, self_attention
 from .outputs import LxmertModelOutput, huggingface_tuple
 from .repeats import share_repeats
+from .tables import Sizes, bucketed_room, with_tables
 from .transfer import to_device
 
 LAYER_NORM_EPS = 1e-12
@@ -398,7 +399,7 @@ class LxmertXLayer(GradientCheckpointingLayer):
             The pairs' rows (N, H) alone, or those of text and those of objects; and probabilities.
         """
         rows, *probabilities = self.visual_attention(rows, meeting, want, part(seed, 0))
-        split = plan.text.pairs.written
+        split = plan.pair_text_rows
         if not apart and plan.tables.own is not None and can_go_together(self, rows):
             return (both_streams(self, rows, split, plan.tables.own, part(seed, 1)),), *probabilities
         text, _ = self.lang_self_att(rows[:split], plan.text.pairs, seed=part(seed, 2))
@@ -421,7 +422,7 @@ class LxmertXLayer(GradientCheckpointingLayer):
             text = self.visual_attention.read_text(rows, meeting, part(seed, 0))
         else:
             rows, _, _ = self.visual_attention(rows, meeting, seed=part(seed, 0))
-            split = plan.text.pairs.written
+            split = plan.pair_text_rows
             text, objects = rows[:split], rows[split:]
             asking = self.visn_self_att.read(objects, plan.objects, plan.tables.object_readers, part(seed, 3))
             read_objects = feed_forward(self.visn_inter, self.visn_output, asking, part(seed, 5))
@@ -447,7 +448,7 @@ class Meeting(NamedTuple):
         texts, images = plan.text.entry, plan.objects.entry
         shares = texts.shared or images.shared
         return cls(
-            plan.text.single.written,
+            plan.text_rows,
             texts,
             images,
             of.entry,
@@ -459,7 +460,7 @@ class Meeting(NamedTuple):
     def later(cls, plan: Plan) -> Meeting:
         """Of the other layers."""
         of = plan.tables
-        return cls(plan.text.pairs.written, plan.text.pairs, plan.objects.pairs, of.cross, of.from_text)
+        return cls(plan.pair_text_rows, plan.text.pairs, plan.objects.pairs, of.cross, of.from_text)
 
     def repeat(self, rows: Tensor) -> Tensor:
         """Rows as often as pairs read them."""
@@ -568,7 +569,7 @@ class LxmertEncoder(nn.Module):
                 return text, objects
             return text[plan.text.read], None if plan.objects.read is None else objects[plan.objects.read]
         rows, meeting = torch.cat([text, objects]), Meeting.first(plan)
-        split, count = plan.text.pairs.written, len(self.x_layers)
+        split, count = plan.pair_text_rows, len(self.x_layers)
         for i, layer in enumerate(self.x_layers if plan.whole else self.x_layers[:-1]):
             streams, text_to_objects, objects_to_text = layer(
                 rows, meeting, plan, want, part(part(seed, 3), i), i == count - 1
@@ -659,6 +660,7 @@ class LxmertModel(LxmertPreTrainedModel):
         text_index: Tensor | None = None,
         padding_outputs: bool | None = None,
         reads: Reads | None = None,
+        plan: Plan | None = None,
     ) -> LxmertModelOutput | tuple:
         """Encode B pairs of a text and an image's regions.
 
@@ -679,6 +681,11 @@ class LxmertModel(LxmertPreTrainedModel):
                 `vision_output` (M, H) hold those rows alone, in the order of (pair, position), None where
                 none is read, and the parameters that are skipped get no gradient (the reference leaves the
                 same ones without). Where hidden states or attentions are asked for, nothing is skipped.
+            plan: what `plan_for` made of this batch and these reads, for whoever makes it beforehand: nothing
+                is checked or planned again.
+
+        The masks, the indices and the reads may stay on the host, where the plan is made: a GPU whose work is
+        queued is then not waited for.
 
         Returns:
             `LxmertModelOutput`, always one row per pair, or Hugging Face's tuple.
@@ -687,6 +694,16 @@ class LxmertModel(LxmertPreTrainedModel):
             InputError: a shape, type or device that does not fit, an id out of range, a text or an image that
                 no pair uses.
         """
+        config = self.config
+        return_dict = config.return_dict if return_dict is None else return_dict
+        if plan is not None:
+            assert visual_feats is not None
+            assert visual_pos is not None
+            rows = self.run(plan, input_ids, token_type_ids, inputs_embeds, visual_feats, visual_pos)
+            output = LxmertModelOutput(
+                *(cast(Any, x) for x in (*plan.read_outputs(rows[0], rows[1]), rows[2]))
+            )
+            return output if return_dict else huggingface_tuple(output)
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("pass either input_ids or inputs_embeds, and only one of them")
         words = input_ids if input_ids is not None else inputs_embeds
@@ -704,7 +721,6 @@ class LxmertModel(LxmertPreTrainedModel):
         )
         assert visual_feats is not None
         assert visual_pos is not None
-        config = self.config
         states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = config.output_attentions if output_attentions is None else output_attentions
         trace = Trace(bool(states), bool(attentions)) if states or attentions else None
@@ -734,26 +750,16 @@ class LxmertModel(LxmertPreTrainedModel):
                 visual_feats, visual_pos, visual_attention_mask = cast(tuple[Tensor, Tensor, Tensor], images)
         words = cast(Tensor, inputs_embeds if input_ids is None else input_ids)
         (num_texts, length), (num_images, boxes) = words.shape[:2], visual_feats.shape[:2]
-        # what a plan follows from is small, and made on a GPU each of its steps would be a launch
-        host = words.device if torch.compiler.is_compiling() else torch.device("cpu")
-        reads_there = reads and Reads(*(None if x is None else x.to(host) for x in reads))
-        plan = make_plan(
-            Inputs(
-                (num_texts, length),
-                (num_images, boxes),
-                None if attention_mask is None else attention_mask.to(host),
-                None if visual_attention_mask is None else visual_attention_mask.to(host),
-                None if text_index is None else text_index.to(host),
-                None if image_index is None else image_index.to(host),
-                host,
-            ),
-            None if trace else reads_there,
-            pack,
-            self.dtype,
-            use_operators(visual_feats),
+        inputs = Inputs(
+            (num_texts, length),
+            (num_images, boxes),
+            attention_mask,
+            visual_attention_mask,
+            text_index,
+            image_index,
+            words.device,
         )
-        if words.device != host:
-            plan = to_device(plan, words.device)
+        plan = self.plan_for(inputs, None if trace else reads, pack)
         text, objects, pooled = self.run(
             plan, input_ids, token_type_ids, inputs_embeds, visual_feats, visual_pos, trace
         )
@@ -765,8 +771,26 @@ class LxmertModel(LxmertPreTrainedModel):
             pooled_output=cast(Any, pooled),
             **cast(dict[str, Any], traced),
         )
-        return_dict = config.return_dict if return_dict is None else return_dict
         return output if return_dict else huggingface_tuple(output)
+
+    def plan_for(self, inputs: Inputs, reads: Reads | None, pack: bool, sizes: Sizes | None = None) -> Plan:
+        """The plan of a batch, on the device of the inputs.
+
+        What a plan follows from is small, and made on a GPU each of its steps would be a launch; so it is
+        made on the host, and copied at once. Only while a graph is traced it is made where the inputs are.
+
+        Args:
+            sizes: of the buffers, for a graph; None: as large as what is in them.
+        """
+        where = inputs.device
+        host = where if torch.compiler.is_compiling() else torch.device("cpu")
+        inputs = inputs.to(host)
+        if reads is not None:
+            reads = Reads(*(None if x is None else x.to(host) for x in reads))
+        plan = make_plan(inputs, reads, pack, self.dtype)
+        if use_operators(self.pooler.dense.weight):
+            plan = with_tables(plan, inputs, None if sizes is None else bucketed_room(plan, sizes))
+        return plan if where == host else to_device(plan, where)
 
     def run(
         self,

@@ -19,7 +19,7 @@ ALIGNMENT = 16
 
 
 def pack(value: Any) -> Tensor:
-    """The bytes of all distinct CPU tensors in nested dataclasses and tuples, (bytes,) uint8."""
+    """The bytes of all distinct CPU tensors in nested dataclasses, tuples and dicts, (bytes,) uint8."""
     pieces = []
     for tensor in tensors_in(value):
         raw = tensor.contiguous().view(-1).view(torch.uint8)
@@ -39,7 +39,7 @@ def unpack(value: V, buffer: Tensor) -> V:
 
 
 def to_device(value: V, device: torch.device) -> V:
-    """Nested dataclasses and tuples with all their tensors on a device, copied at once."""
+    """Nested dataclasses, tuples and dicts with all their tensors on a device, copied at once."""
     buffer = pack(value)
     if device.type == "cuda":
         buffer = buffer.pin_memory()
@@ -66,6 +66,8 @@ def replaced(value: V, change: Callable[[Tensor], Tensor]) -> V:
         elif isinstance(part, tuple):
             parts = [visit(x) for x in part]
             new = type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+        elif isinstance(part, dict):
+            new = {name: visit(x) for name, x in part.items()}
         elif is_dataclass(part) and not isinstance(part, type):
             new = replace(part, **{f.name: visit(getattr(part, f.name)) for f in fields(part)})
         done[id(part)] = new

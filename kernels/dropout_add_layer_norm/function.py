@@ -61,7 +61,8 @@ def dropout_add_layer_norm(
     seed = (seed or draw_seed(x.device)) if dropout_p > 0.0 else None
     rows = x.reshape(-1, x.shape[-1])
     needs = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, residual, weight, shift, bias)
+        tensor is not None and tensor.requires_grad
+        for tensor in (x, residual, weight, shift, bias, *(second or ()))
     )
     keep_sum = needs and not (
         invertible(weight, shift, residual.dtype)
