@@ -16,6 +16,8 @@ FLUSHED_BYTES = 2**28
 HEAD_START = 1_000_000
 #: Calls before those that are timed.
 WARM_UP = 3
+#: What the CUDA runtime calls a launch, a copy and a fill.
+LAUNCHES = "cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync"
 Call = Callable[[], object]
 
 
@@ -54,6 +56,9 @@ class Device(Protocol):
     def time_step(self, call: Call, rounds: int, seconds: float) -> Timing:
         """Time that passes from one call to its results: `rounds` calls, fewer if they take `seconds`."""
 
+    def launches(self, call: Call) -> int | None:
+        """What a call launches, copies included; None where it cannot be seen."""
+
     def watch_memory(self) -> None:
         """Forget the largest allocation so far."""
 
@@ -81,6 +86,9 @@ class Cpu:
 
     def time_step(self, call: Call, rounds: int, seconds: float) -> Timing:
         return _by_clock(self, call, min(rounds, 2), min(seconds, 1.0), warm_up=1)
+
+    def launches(self, call: Call) -> int | None:
+        return None
 
     def watch_memory(self) -> None:
         pass
@@ -124,6 +132,14 @@ class Cuda:
 
     def time_step(self, call: Call, rounds: int, seconds: float) -> Timing:
         return _by_clock(self, call, rounds, seconds, warm_up=WARM_UP)
+
+    def launches(self, call: Call) -> int | None:
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as seen:
+            call()
+            torch.cuda.synchronize()
+        counted = sum(row.count for row in seen.key_averages() if row.key.startswith(LAUNCHES))
+        return counted or None  # a container may forbid profiling
 
     def watch_memory(self) -> None:
         torch.cuda.reset_peak_memory_stats()

@@ -104,13 +104,15 @@ class Setting:
 
     @cached_property
     def counts(self) -> dict[str, dict[str, Any]]:
-        """FLOPs and launches of Hugging Face's eager model and of ours (`counts.py`)."""
+        """FLOPs, bytes and launches of Hugging Face's eager model and of ours (`counts.py`)."""
         found = {}
         for name in (REFERENCE, OURS_EAGER):
             contender = self.contender(name)
             contender.prepare()
             contender.run()
             found[name] = count_contender(contender).to_json()
+            # the plan's operations on the host are none
+            found[name]["launches"] = self.device.launches(contender.run) or found[name]["launches"]
             contender.model.zero_grad(set_to_none=True)
         return found
 

@@ -96,7 +96,7 @@ def _timed(name: str, setting: Setting, race: dict[str, Any]) -> dict[str, Any]:
         "pairs_a_second": pairs / timing["median"],
         "peak_bytes": None if peak is None else peak - before + setting.weight_bytes,
         "mfu": useful / timing["median"] / best if useful and best else None,
-        "launches": race["counts"].get(name, {}).get("launches"),
+        "launches": device.launches(contender.run),
     }
 
 
