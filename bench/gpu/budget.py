@@ -30,9 +30,9 @@ class Budget:
         self._until = self._now() + (self._end - self._now()) * share
 
     def allows(self, kind: str, expected: float) -> bool:
-        """Whether an item would end in time, if it takes what is expected or the longest of its kind."""
+        """Whether an item ends in time if it takes as long as expected, or as the last of its kind."""
         return self._now() + max(expected, self._taken.get(kind, 0.0)) <= self._until
 
     def note(self, kind: str, seconds: float) -> None:
         """An item of this kind took so long."""
-        self._taken[kind] = max(seconds, self._taken.get(kind, 0.0))
+        self._taken[kind] = seconds

@@ -21,6 +21,7 @@ from lxmert_fast.bench.gpu.device import Cpu, Timing
 from lxmert_fast.bench.gpu.environment import peak_flops
 from lxmert_fast.bench.gpu.items import BrokenDevice, Item, carry_out
 from lxmert_fast.bench.gpu.results import Results
+from lxmert_fast.bench.gpu.right import require_right
 from lxmert_fast.bench.gpu.table import DRY, summary
 from lxmert_fast.bench.parity import ParityError
 from lxmert_fast.bench.report import markdown, read_report
@@ -153,9 +154,9 @@ def test_a_contender_that_is_wrong_has_no_speed(tmp_path):
     setting = models.Setting(workload("vqa").sized(4), "inference", Cpu())
     off = {"scores": setting.wanted["scores"] * 1.2}
     with pytest.raises(ParityError, match="ours: scores is"):
-        models.require_right(OURS_EAGER, off, setting)
+        require_right(OURS_EAGER, off, setting.wanted, setting.yardstick)
     some = {"scores": setting.wanted["scores"] * 1.001}
-    assert models.require_right(OURS_EAGER, some, setting) == pytest.approx(0.001, rel=0.1)
+    assert require_right(OURS_EAGER, some, setting.wanted, setting.yardstick) == pytest.approx(0.001, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tuning with a clock of its own: the fastest settings are kept, installed, written, and shared by a group."""
+"""Tuning with a clock of its own: the fastest settings are kept, installed, and shared by a group."""
 
 from __future__ import annotations
 
