@@ -32,7 +32,7 @@ from .kernels import text_embedding as text_kernels
 from .kernels import visual_embedding as visual_kernels
 from .kernels.bias_gelu import bias_gelu_linear
 from .kernels.cross_attention import cross_attention
-from .kernels.dispatch import use_operators
+from .kernels.dispatch import autocasts, use_operators
 from .kernels.dropout_add_layer_norm import dropout_add_layer_norm
 from .kernels.layout import Layout
 from .kernels.meetings import Meetings
@@ -170,7 +170,7 @@ class LxmertVisualFeatureEncoder(nn.Module):
             and visual_kernels.fits(self.visn_layer_norm.weight.shape[0], self.box_fc.weight.shape[1])
             and type(self.box_fc) is nn.Linear
             and not has_hooks(self.box_fc)
-            and not torch.is_autocast_enabled(x.device.type)
+            and not autocasts(x)
         )
 
 
