@@ -76,7 +76,7 @@ class Sizes:
     def __call__(self, name: Hashable, rows: int) -> int:
         """The size of a buffer for these rows."""
         known = self._known.get(name)
-        if known is None or not rows <= known <= bucket(rows + rows // 2):
+        if known is None or not rows <= known <= bucket(2 * rows) + 4 * _LEAST:
             self._known[name] = bucket(rows if known is None else rows + rows // (2 * PARTS))
         return self._known[name]
 
