@@ -9,6 +9,7 @@ elsewhere (`counts.py`): here the tables of meetings, which attention's follow f
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lxmert_fast.bench.counts import Counts, count, count_step
 from lxmert_fast.bench.workloads import Batches, Workload, batches
 from lxmert_fast.kernels.dispatch import implementation
 from lxmert_fast.prepared import prepare
+from lxmert_fast.tables import Sizes
 from lxmert_fast.transfer import pack, to_device
 
 META = torch.device("meta")
@@ -45,14 +47,17 @@ def count_on_device(
     return found
 
 
-def exactly(_: object, rows: int) -> int:
+class Exactly(Sizes):
     """Buffers as large as what is in them: a graph's rounding is not counted."""
-    return rows
+
+    def __call__(self, name: Hashable, rows: int) -> int:
+        """The size of a buffer for these rows."""
+        return rows
 
 
 def _model(kind: type[nn.Module], config: LxmertConfig, mode: Mode, dtype: torch.dtype) -> Any:
     with META:
-        model = kind(config)
+        model: Any = kind(config)
     if hasattr(model, "tie_weights"):
         model.tie_weights()
     return model.to(dtype).train(mode == "step")
@@ -60,7 +65,7 @@ def _model(kind: type[nn.Module], config: LxmertConfig, mode: Mode, dtype: torch
 
 def _count_ours(model: Any, mode: Mode, drawn: Batches) -> Counts:
     with implementation("operator"):
-        rows, host = prepare(model, drawn.ours, exactly)
+        rows, host = prepare(model, drawn.ours, Exactly())
         batch = rows.static(META) | {"prepared": to_device(host, META)}
         counts = _count(model, mode, batch)
     counts.operations += 1

@@ -19,6 +19,11 @@ STEPS = 128
 _answers: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
+def forget() -> None:
+    """Ask every weight again: they have been loaded."""
+    _answers.clear()
+
+
 def invertible(weight: Tensor, shift: Tensor, dtype: torch.dtype) -> bool:
     """The answer for outputs in `dtype`, at most `STEPS` changes of the weight old.
 

@@ -205,4 +205,4 @@ def test_sizes_are_remembered_and_given_up_when_far_too_large():
     assert grown >= 130
     assert sizes("a", 120) == grown
     assert sizes("b", 120) == bucket(120)
-    assert sizes("a", 40) < grown
+    assert sizes("a", 20) < grown
