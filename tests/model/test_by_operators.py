@@ -261,3 +261,24 @@ def test_joined_weights_follow_the_optimizer():
     with torch.no_grad(), implementation("reference"):
         assert_close(after, model(**batch).loss, tolerance=FP64)
     assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("kind", [LxmertForQuestionAnswering, LxmertForPreTraining])
+def test_autocast_is_no_worse_than_the_reference_under_it(kind: type):
+    """bf16 products beside an fp32 residual stream: error against fp32 at most twice the reference's."""
+    config = make_config()
+    model = scatter(kind(config)).train()
+    labels = pretraining_labels(config)
+    wanted = {"labels": torch.tensor([0, 1, 2, 3])} if kind is LxmertForQuestionAnswering else labels
+    batch = make_batch(config) | wanted | MASKS["padding"]
+    exact, exact_gradients = run(model, batch, "reference")
+    with torch.autocast("cpu", torch.bfloat16):
+        eager, eager_gradients = run(model, batch, "reference")
+        found, found_gradients = run(model, batch, "operator")
+    assert abs(found - exact) <= 2 * abs(eager - exact) + 1e-2 * exact
+    error = {"eager": 0.0, "found": 0.0}
+    for name, gradient in exact_gradients.items():
+        if gradient is not None:
+            error["eager"] += float((eager_gradients[name] - gradient).square().sum())
+            error["found"] += float((found_gradients[name] - gradient).square().sum())
+    assert error["found"] <= 2**2 * error["eager"]
