@@ -61,3 +61,14 @@ def test_counting_leaves_the_choice_of_kernels_as_it_was():
     before = use_operators(torch.zeros(1))
     counted("vqa", "inference")
     assert use_operators(torch.zeros(1)) is before
+
+
+def test_the_command_shows_it(capsys: pytest.CaptureFixture[str]):
+    from typer.testing import CliRunner
+
+    from lxmert_fast.commands.bench import app
+
+    found = CliRunner().invoke(app, ["counts", "--gpu", "--tiny", "--pairs", "8"])
+    assert found.exit_code == 0
+    assert "launches)" in found.stdout
+    assert "| ours |  |" in found.stdout  # no FLOPs
