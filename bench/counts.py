@@ -198,7 +198,11 @@ def _is_opaque(tensor: Tensor) -> bool:
 
 def _place(tensor: Tensor) -> int:
     """The same number for tensors in the same memory."""
-    return id(tensor) if _is_opaque(tensor) else tensor.untyped_storage().data_ptr()
+    if _is_opaque(tensor):
+        return id(tensor)
+    storage = tensor.untyped_storage()
+    # what has no numbers has no address either
+    return storage.data_ptr() if tensor.device.type != "meta" else storage._cdata
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -201,7 +201,7 @@ def counts_lines(races: list[Race]) -> str:
         for name, counts in race.counts.items():
             n = race.pairs
             figures = [
-                f"{counts['flops'] / n / 1e9:,.2f}",
+                f"{counts['flops'] / n / 1e9:,.2f}" if counts["flops"] else "",
                 _operations(counts),
                 f"{counts['bytes_moved'] / n / 1e6:,.1f}",
                 f"{counts['saved_bytes'] / n / 1e6:,.1f}" if race.mode == "step" else "",

@@ -82,6 +82,11 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast changes the dtypes of operations on this tensor."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def _checked(choice: str) -> str:
     if choice not in CHOICES:
         raise ValueError(f"{VARIABLE} is {choice!r}, wanted one of {', '.join(CHOICES)}")

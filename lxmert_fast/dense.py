@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .kernels.bias_gelu import bias_gelu, gelu_linear
-from .kernels.dispatch import use_operators
+from .kernels.dispatch import autocasts, use_operators
 
 
 def dense(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -56,7 +56,7 @@ def product(x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 def leaves_bias(x: Tensor, *layers: nn.Module) -> bool:
     """Whether operators follow these layers' products and add their biases."""
-    if not use_operators(x) or torch.is_autocast_enabled(x.device.type):
+    if not use_operators(x) or autocasts(x):
         return False
     plain = _plain(layers)
     return plain is not None and plain[0].bias is not None
@@ -74,7 +74,7 @@ def dense_gelu(x: Tensor, layer: nn.Module) -> Tensor:
 def gelu_dense(u: Tensor, layer: nn.Module) -> Tensor:
     """W gelu(u) + b, exact GELU, keeping u alone for backward: (N, inner) to (N, width)."""
     plain = _plain((layer,))
-    if plain is None or plain[0].bias is None or torch.is_autocast_enabled(u.device.type):
+    if plain is None or plain[0].bias is None or autocasts(u):
         return layer(bias_gelu(u))
     return gelu_linear(u, plain[0].weight, plain[0].bias)
 
@@ -108,11 +108,7 @@ def _joined(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
 
 
 def _keeps_dtype(x: Tensor, biases: Sequence[Tensor | None]) -> bool:
-    return (
-        None not in biases
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled(x.device.type)
-    )
+    return None not in biases and not torch.compiler.is_compiling() and not autocasts(x)
 
 
 class _JoinedLinear(torch.autograd.Function):
@@ -147,7 +143,7 @@ def _may_keep(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
         and use_operators(x)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled(x.device.type)
+        and not autocasts(x)
     )
 
 

@@ -140,7 +140,9 @@ class GraphRunner:
             rows, host = prepare(self.model, batch, self._sizes)
             key = kind, self.model.training, rows.signature(), _signature(host)
             slot = self._slots.get(key)
-            if slot is None and len(self._slots) >= self.graphs:
+            if host.plan.tables.own is None:
+                reason = "a sequence is too long for the kernels"
+            elif slot is None and len(self._slots) >= self.graphs:
                 reason = f"more than {self.graphs} sizes of batch"
         if reason is not None:
             return self._without_graph(kind, batch, scale, reason)

@@ -32,8 +32,8 @@ from .kernels import text_embedding as text_kernels
 from .kernels import visual_embedding as visual_kernels
 from .kernels.bias_gelu import bias_gelu_linear
 from .kernels.cross_attention import cross_attention
-from .kernels.dispatch import use_operators
-from .kernels.dropout_add_layer_norm import dropout_add_layer_norm
+from .kernels.dispatch import autocasts, use_operators
+from .kernels.dropout_add_layer_norm import dropout_add_layer_norm, invertible
 from .kernels.layout import Layout
 from .kernels.meetings import Meetings
 from .kernels.philox import Seed, draw_seed, part
@@ -170,7 +170,7 @@ class LxmertVisualFeatureEncoder(nn.Module):
             and visual_kernels.fits(self.visn_layer_norm.weight.shape[0], self.box_fc.weight.shape[1])
             and type(self.box_fc) is nn.Linear
             and not has_hooks(self.box_fc)
-            and not torch.is_autocast_enabled(x.device.type)
+            and not autocasts(x)
         )
 
 
@@ -611,6 +611,12 @@ class LxmertPreTrainedModel(PreTrainedModel):
     base_model_prefix = "lxmert"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in PyTorch. What was known of the weights before is not true of those that are loaded."""
+        loaded = super().load_state_dict(*args, **kwargs)
+        invertible.forget()
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

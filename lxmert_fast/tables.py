@@ -17,6 +17,7 @@ from torch import Tensor
 from .execution import Inputs, Plan, Room, Stream, Tables
 from .kernels.configs import power_of_two
 from .kernels.dispatch import MOST_KEYS
+from .kernels.layout import Layout
 from .kernels.meetings import (
     NOTHING,
     Meetings,
@@ -76,7 +77,7 @@ class Sizes:
     def __call__(self, name: Hashable, rows: int) -> int:
         """The size of a buffer for these rows."""
         known = self._known.get(name)
-        if known is None or not rows <= known <= bucket(rows + rows // 2):
+        if known is None or not rows <= known <= bucket(2 * rows) + 4 * _LEAST:
             self._known[name] = bucket(rows if known is None else rows + rows // (2 * PARTS))
         return self._known[name]
 
@@ -168,7 +169,7 @@ def with_tables(plan: Plan, inputs: Inputs, room: Room | None = None) -> Plan:
         object_readers=_reading(objects, room.read_objects, written[1], object_pads, pad),
         room=room,
     )
-    return replace(
+    plan = replace(
         plan,
         text=_stream(
             text, pad(within(text.single), (own_text, own_text)), room.texts, room.read_texts, inputs
@@ -178,6 +179,25 @@ def with_tables(plan: Plan, inputs: Inputs, room: Room | None = None) -> Plan:
         ),
         words=None if plan.words is None else _padded(plan.words, room.words),
         tables=tables,
+    )
+    if not fixed:
+        return plan
+    return replace(plan, text=_for_operators_alone(plan.text), objects=_for_operators_alone(plan.objects))
+
+
+def _for_operators_alone(stream: Stream) -> Stream:
+    """Without what the reference reads, whose sizes are the batch's own."""
+
+    def bare(layout: Layout) -> Layout:
+        return replace(layout, mask=None, rows=None, places=None)
+
+    return replace(
+        stream,
+        single=bare(stream.single),
+        entry=bare(stream.entry),
+        pairs=bare(stream.pairs),
+        kept_of_pairs=None,
+        readers=None if stream.readers is None else bare(stream.readers),
     )
 
 

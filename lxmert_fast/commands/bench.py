@@ -22,6 +22,9 @@ def counts(
     per_image: Annotated[float | None, typer.Option(help="Sentences an image.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON in place of a table.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, in seconds.")] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="As a GPU would run it: bf16, the operators, launches. Needs none.")
+    ] = False,
 ) -> None:
     """Count FLOPs, operations, bytes moved, bytes saved for backward and peak memory.
 
@@ -30,14 +33,16 @@ def counts(
     import json
 
     from lxmert_fast.bench.counts import count_workload
+    from lxmert_fast.bench.device_counts import count_on_device
     from lxmert_fast.bench.report import Race, counts_lines
     from lxmert_fast.bench.workloads import config_for
     from lxmert_fast.bench.workloads import workload as named
 
     sized = named(workload).sized(pairs, per_image)
+    counted = count_on_device if gpu else count_workload
     found = {
         mode: {name: row.to_json() for name, row in rows.items()}
-        for mode, rows in count_workload(sized, config_for(sized, tiny=tiny)).items()
+        for mode, rows in counted(sized, config_for(sized, tiny=tiny)).items()
     }
     if as_json:
         result = {"workload": sized.name, "pairs": sized.pairs, "per_image": sized.per_image, "modes": found}

@@ -32,6 +32,11 @@ def test_widths(width: int):
     check(of_norm((5, 40), width), torch.float32)
 
 
+def test_more_parts_of_a_sum_than_are_added_at_once():
+    """Two streams of more than sixteen programs each."""
+    check(of_norm((600, 530), 16), torch.float32)
+
+
 def test_the_real_width_in_half_precision():
     check(of_norm((20, 36), 768, p=0.1), torch.float16)
 

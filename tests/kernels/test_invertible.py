@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import make_config
 
 from lxmert_fast.kernels.dropout_add_layer_norm.invertible import STEPS, invertible
+from lxmert_fast.modeling import LxmertModel
 
 
 def parameters(weight: float = 1.0, shift: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,9 +66,20 @@ def test_two_weights_have_two_answers():
     assert invertible(*good, torch.float32)
 
 
-def test_no_values_no_answer():
+def test_what_has_no_values_stands_for_new_parameters():
     weight, shift = (x.to("meta") for x in parameters())
-    assert not invertible(weight, shift, torch.float32)
+    assert invertible(weight, shift, torch.float32)
+
+
+def test_loaded_weights_are_asked_anew():
+    config = make_config(l_layers=1, r_layers=0, x_layers=1)
+    model = LxmertModel(config)
+    norm = model.encoder.layer[0].output.LayerNorm
+    assert invertible(norm.weight, norm.bias, torch.float32)
+    weights = model.state_dict()
+    weights["encoder.layer.0.output.LayerNorm.weight"] = torch.zeros_like(norm.weight)
+    model.load_state_dict(weights)
+    assert not invertible(norm.weight, norm.bias, torch.float32)
 
 
 def test_inference_tensors_have_no_version():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from lxmert_fast.kernels import configs
@@ -26,12 +27,17 @@ tables = st.dictionaries(
     st.integers(70, 120),
     st.dictionaries(
         st.sampled_from(sorted(DEFAULT)),
-        st.dictionaries(st.lists(st.integers(1, 4096), min_size=1, max_size=2).map(tuple), entries),
+        st.dictionaries(
+            st.lists(st.integers(1, 4096), min_size=1, max_size=2).map(tuple), entries, max_size=3
+        ),
+        max_size=3,
     ),
+    max_size=3,
 )
 
 
 @given(table=tables)
+@trying(max_examples=20, deadline=None)
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, table: dict):
     path = tmp_path_factory.mktemp("tables") / "table.json"
     write_table(path, table)
