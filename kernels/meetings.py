@@ -123,9 +123,6 @@ class Span(NamedTuple):
     """Rows that there are to read."""
 
 
-NOTHING = Span(0, 0, 0, 0)
-
-
 def covered(meetings: Meetings, queries: Span, keys: Span, entries: int) -> Meetings:
     """The meetings and `entries` more over rows that pad a buffer, so that none is left unwritten.
 

@@ -26,8 +26,6 @@ from .kernels.self_attention.function import one_buffer
 if TYPE_CHECKING:
     from .modeling import LxmertResidual, LxmertXLayer
 
-LAYER_NORM_EPS = 1e-12
-
 
 def can_go_together(layer: LxmertXLayer, rows: Tensor) -> bool:
     """Whether both streams are plain: no hook, no adapter, one rate of dropout, exact GELU."""
@@ -106,7 +104,6 @@ def _end(
         second=second,
         split=split,
         dropout_p=blocks[0].dropout.p if blocks[0].training else 0.0,
-        eps=LAYER_NORM_EPS,
         seed=seed,
     )
 

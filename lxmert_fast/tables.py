@@ -19,7 +19,6 @@ from .kernels.configs import power_of_two
 from .kernels.dispatch import MOST_KEYS
 from .kernels.layout import Layout
 from .kernels.meetings import (
-    NOTHING,
     Meetings,
     Readers,
     Span,
@@ -110,79 +109,93 @@ def with_tables(plan: Plan, inputs: Inputs, room: Room | None = None) -> Plan:
     text, objects = plan.text, plan.objects
     if max(text.single.width, objects.single.width) > MOST_KEYS:
         return plan
-    fixed = room is not None
-    room = room or exact_room(plan)
-    exact = exact_room(plan)
-    shares = text.entry.shared or objects.entry.shared
-    pairs = text.pairs, objects.pairs
-    written = room.pair_texts, room.pair_objects
-    # padding rows of texts and of objects, as the pairs' buffer has them
-    pads = (
-        Span(exact.pair_texts, exact.pair_texts, written[0] - exact.pair_texts, sum(written)),
-        Span(
-            written[0] + exact.pair_objects,
-            written[0] + exact.pair_objects,
-            written[1] - exact.pair_objects,
-            sum(written),
-        ),
-    )
-    read = room.texts + room.objects
-
-    def pad(meetings: Meetings, *spans: tuple[Span, Span]) -> Meetings:
-        if not fixed:
-            return meetings
-        meetings = replace(
-            meetings,
-            most_queries=power_of_two(meetings.most_queries),
-            most_keys=power_of_two(meetings.most_keys),
-        )
-        for queries, keys in spans:
-            most = min(meetings.most_queries, meetings.most_keys)
-            entries = entries_for(max(*room, 1), most)
-            meetings = covered(meetings, queries, keys, entries)
-        return meetings
-
-    both = [(span, span) for span in pads]
-    cross = pad(crossing(*pairs, *written, written), *both)
-    entry, source = cross, None
-    if shares:
-        entry = crossing(text.entry, objects.entry, room.texts, room.objects, written)
-        source = torch.cat(
-            [
-                _padded(text.entry.sources(), room.pair_texts),
-                _padded(objects.entry.sources() + room.texts, room.pair_objects),
-            ]
-        )
-        shared_pads = [span._replace(read=0, read_rows=read) for span in pads]
-        entry = _with_long_readers(pad(entry, *[(span, span) for span in shared_pads]), sum(written))
-    own_text = Span(exact.texts, exact.texts, room.texts - exact.texts, room.texts)
-    own_objects = Span(exact.objects, exact.objects, room.objects - exact.objects, room.objects)
-    from_text = replace(between(*pairs, *written), written=written)
-    object_pads = Span(exact.pair_objects, exact.pair_objects, pads[1].rows, written[1])
+    padding = _Padding(exact_room(plan), room)
+    of = padding.room
+    pairs, written = (text.pairs, objects.pairs), (of.pair_texts, of.pair_objects)
+    both = [(span, span) for span in padding.of_both]
+    cross = padding.add(crossing(*pairs, *written, written), *both)
+    entry, source = _entry(plan, padding) if text.entry.shared or objects.entry.shared else (cross, None)
     tables = Tables(
         entry=entry,
         source=source,
         cross=cross,
-        own=pad(side_by_side(*pairs, written), *both),
-        from_text=pad(from_text, (pads[0], object_pads)),
-        text_readers=_reading(text, room.read_texts, written[0], pads[0], pad),
-        object_readers=_reading(objects, room.read_objects, written[1], object_pads, pad),
-        room=room,
+        own=padding.add(side_by_side(*pairs, written), *both),
+        from_text=padding.add(
+            replace(between(*pairs, *written), written=written), (padding.pair_texts, padding.pair_objects)
+        ),
+        text_readers=_reading(text, of.read_texts, of.pair_texts, padding.pair_texts, padding),
+        object_readers=_reading(objects, of.read_objects, of.pair_objects, padding.pair_objects, padding),
+        room=of,
     )
     plan = replace(
         plan,
-        text=_stream(
-            text, pad(within(text.single), (own_text, own_text)), room.texts, room.read_texts, inputs
+        text=replace(
+            _stream(text, padding.texts, of.texts, of.read_texts, padding),
+            positions=_positions(text, of.texts, inputs),
         ),
-        objects=_stream(
-            objects, pad(within(objects.single), (own_objects, own_objects)), room.objects, room.read_objects
-        ),
-        words=None if plan.words is None else _padded(plan.words, room.words),
+        objects=_stream(objects, padding.objects, of.objects, of.read_objects, padding),
+        words=None if plan.words is None else _padded(plan.words, of.words),
         tables=tables,
     )
-    if not fixed:
+    if room is None:
         return plan
     return replace(plan, text=_for_operators_alone(plan.text), objects=_for_operators_alone(plan.objects))
+
+
+class _Padding:
+    """The rows of each buffer that belong to no sequence of the batch."""
+
+    def __init__(self, exact: Room, room: Room | None) -> None:
+        self.fixed = room is not None
+        self.room = room = room or exact
+        self.texts = _after(exact.texts, room.texts)
+        self.objects = _after(exact.objects, room.objects)
+        self.pair_texts = _after(exact.pair_texts, room.pair_texts)
+        self.pair_objects = _after(exact.pair_objects, room.pair_objects)
+        rows = room.pair_texts + room.pair_objects
+        #: Of texts and of objects, where both streams of the pairs stand in one buffer.
+        self.of_both = (
+            self.pair_texts._replace(read_rows=rows),
+            _after(room.pair_texts + exact.pair_objects, rows),
+        )
+
+    def add(self, meetings: Meetings, *spans: tuple[Span, Span]) -> Meetings:
+        """Meetings that cover spans of query rows and of key rows too, as many as the room asks for."""
+        if not self.fixed:
+            return meetings
+        queries, keys = power_of_two(meetings.most_queries), power_of_two(meetings.most_keys)
+        meetings = replace(meetings, most_queries=queries, most_keys=keys)
+        entries = entries_for(max(*self.room, 1), min(queries, keys))
+        for span in spans:
+            meetings = covered(meetings, *span, entries)
+        return meetings
+
+
+def _after(rows: int, room: int) -> Span:
+    """The padding of a buffer that is read and written alike."""
+    return Span(rows, rows, room - rows, room)
+
+
+def _entry(plan: Plan, padding: _Padding) -> tuple[Meetings, Tensor]:
+    """The first cross attention, of shared texts and images; and where the pairs' rows come from."""
+    texts, images, room = plan.text.entry, plan.objects.entry, padding.room
+    written = room.pair_texts, room.pair_objects
+    source = torch.cat(
+        [
+            _padded(texts.sources(), room.pair_texts),
+            _padded(images.sources() + room.texts, room.pair_objects),
+        ]
+    )
+    # the pairs' padding has no row of its own to read; the first ones serve
+    spans = [span._replace(read=0, read_rows=room.texts + room.objects) for span in padding.of_both]
+    entry = padding.add(
+        crossing(texts, images, room.texts, room.objects, written), *[(span, span) for span in spans]
+    )
+    readers = entry.query_readers
+    assert readers is not None
+    # as many as rows are written; those beyond the last start are never looked at
+    longer = Readers(readers.starts, _padded(readers.rows, sum(written)))
+    return replace(entry, query_readers=longer), source
 
 
 def _for_operators_alone(stream: Stream) -> Stream:
@@ -201,42 +214,32 @@ def _for_operators_alone(stream: Stream) -> Stream:
     )
 
 
-def _stream(stream: Stream, own: Meetings, rows: int, read: int, inputs: Inputs | None = None) -> Stream:
+def _stream(stream: Stream, span: Span, rows: int, read: int, padding: _Padding) -> Stream:
     """The stream with its own self-attention at hand, and indices as long as its buffers."""
-    own = replace(own, written=(rows, rows))
+    own = replace(padding.add(within(stream.single), (span, span)), written=(rows, rows))
     kept = stream.kept
-    if kept is None and rows != stream.single.written:
+    if kept is None and span.rows:
         kept = torch.arange(stream.single.written, device=stream.single.starts.device)
-    positions = None
-    if inputs is not None:
-        every = torch.arange(rows, device=inputs.device) if kept is None else _padded(kept, rows)
-        positions = every % inputs.text_size[1]
     return replace(
         stream,
         single=replace(stream.single, meetings=own),
         kept=None if kept is None else _padded(kept, rows),
         read=None if stream.read is None else _padded(stream.read, read),
-        positions=positions,
     )
 
 
-def _reading(stream: Stream, read: int, rows: int, pads: Span, pad: object) -> Meetings | None:
+def _positions(text: Stream, rows: int, inputs: Inputs) -> Tensor:
+    """(N,) int64, the position of each row of text in its sentence."""
+    kept = torch.arange(rows, device=inputs.device) if text.kept is None else _padded(text.kept, rows)
+    return kept % inputs.text_size[1]
+
+
+def _reading(stream: Stream, read: int, rows: int, keys: Span, padding: _Padding) -> Meetings | None:
     """The rows that are read meet all rows of their sequences."""
     if stream.readers is None:
         return None
     meetings = replace(between(stream.readers, stream.pairs, read, rows), written=(read, rows))
-    exact = stream.readers.written
-    assert callable(pad)
-    queries = Span(exact, exact, read - exact, read) if read > exact else NOTHING
-    return pad(meetings, (queries, pads))
-
-
-def _with_long_readers(meetings: Meetings, rows: int) -> Meetings:
-    """Readers with as many entries as rows are written; those beyond the last start are never looked at."""
-    readers = meetings.query_readers
-    assert readers is not None
-    longer = Readers(readers.starts, _padded(readers.rows, rows))
-    return replace(meetings, query_readers=longer)
+    return padding.add(meetings, (_after(stream.readers.written, read), keys))
 
 
 def _padded(index: Tensor, size: int) -> Tensor:

@@ -110,3 +110,29 @@ def test_every_attention_has_an_entry(kernel: str):
     for keys in range(1, 129):
         for width in (1, 12, 64, 80, 128):
             assert settings(kernel, 80, power_of_two(keys), power_of_two(width)).rows >= 16
+
+
+def test_no_kernel_is_compiled_anew_for_another_batch():
+    """What changes from batch to batch is `do_not_specialize`; strides, which follow from widths, are not."""
+    pytest.importorskip("triton")
+    from lxmert_fast.kernels import tiles
+    from lxmert_fast.kernels.bias_gelu import triton as gelu
+    from lxmert_fast.kernels.dropout_add_layer_norm import triton as norm
+    from lxmert_fast.kernels.self_attention import triton as attention
+    from lxmert_fast.kernels.text_embedding import triton as text
+    from lxmert_fast.kernels.visual_embedding import triton as visual
+
+    fixed = {"q_stride", "k_stride", "out_stride", "do_stride", "dq_stride", "dk_stride"}
+    floats = {"scale", "eps", "keep_scale"}
+    kernels = {
+        f"{room.__name__}.{name}": kernel
+        for room in (tiles, gelu, norm, attention, text, visual)
+        for name, kernel in vars(room).items()
+        if hasattr(kernel, "do_not_specialize") and name.endswith(("_forward", "_backward", "sum_partials"))
+    }
+    assert len(kernels) >= 11
+    for name, kernel in kernels.items():
+        for p in kernel.params:
+            if p.is_constexpr or p.name.startswith("p_") or p.name in fixed | floats:
+                continue
+            assert p.do_not_specialize, f"{name}: {p.name}"
