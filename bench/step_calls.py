@@ -212,8 +212,9 @@ def _attention(step: Step, what: str, met: Meetings, times: int, read: int | Non
     slices = 1 if whole else heads
     qkv = step.rows(read, 3 * width // slices)
     sizes = heads // slices, written, met.most_queries, met.most_keys
-    summed = (readers.starts, readers.rows) if whole and readers is not None else (None, None)
-    arguments = met.table, met.bias, *summed, step.seed, 0, step.config.attention_probs_dropout_prob, *sizes
+    given = (None, None) if readers is None else (readers.starts, readers.rows)
+    rest = step.seed, 0, step.config.attention_probs_dropout_prob, *sizes
+    arguments = met.table, met.bias, *given, *rest
     bias = 0 if met.bias is None else met.bias.numel()
     beside = INDEX * (met.table.numel() + 1) + HALF * bias
     yield Call(
@@ -231,7 +232,10 @@ def _attention(step: Step, what: str, met: Meetings, times: int, read: int | Non
             then = partial(sum_readers, step.rows(written, 3 * width), readers.starts, readers.rows)
     yield Call(
         what, "attention_backward", times,
-        partial(backward, step.rows(written, width // slices), qkv, *arguments),
+        partial(
+            backward, step.rows(written, width // slices), qkv, met.table, met.bias,
+            *(given if whole else (None, None)), *rest,
+        ),
         HALF * width * (6 * read + written) + beside, slices, then, readers is not None,
     )  # fmt: skip
 
