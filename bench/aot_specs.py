@@ -1,0 +1,115 @@
+"""What is compiled ahead of time: every entry of the launch tables, as the launchers would ask for it.
+
+    forms   "heavy", every flag on that makes a kernel longer; "light", every flag off: plain inference, which
+            only forward kernels have
+    types   of the hidden states and the parameters, all alike
+
+Names of arguments say what their types are, in all kernels alike: `POINTERS` and `NUMBERS`. What the JIT
+would find out about arguments is here by rule: torch gives pointers to multiples of 16 bytes, and rows are
+multiples of 16 elements apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from lxmert_fast.kernels.configs import BY_ARCHITECTURE, DEFAULT, Key, Settings
+
+TYPES = ("fp32", "fp16", "bf16")
+#: Folder of a kernel, or the module where several share it.
+HOMES = {
+    "attention": "self_attention.triton",
+    "norm": "dropout_add_layer_norm.triton",
+    "gelu": "bias_gelu.triton",
+    "text": "text_embedding.triton",
+    "visual": "visual_embedding.triton",
+    "sum": "tiles",
+}
+#: Pointers that do not point to the type of the hidden states.
+POINTERS = {
+    **dict.fromkeys(("p_seed", "p_table", "p_ids", "p_positions", "p_segments"), "i64"),
+    **dict.fromkeys(("p_start", "p_reader"), "i64"),
+    **dict.fromkeys(("p_mean", "p_rstd", "p_stats", "p_part"), "fp32"),
+}
+#: Numbers that are no counts.
+NUMBERS = dict.fromkeys(("scale", "keep_scale", "eps"), "fp32")
+#: What a pointer points to in the light form where nothing is to be read: the launchers pass some other tensor.
+UNREAD = {"p_seed": {"norm": "hidden", "visual": "hidden"}}
+#: Flags that are off in the heavy form, since they leave work out or need a type of its own.
+LIGHTER = ("HALF_BIAS", "SAME", "FROM_S")
+FLAGS = ("HAS_BIAS", "HAS_SEGMENTS", "TWO", "DROPOUT", "KEEP_S", "WANT_Y", *LIGHTER)
+HEADS, HIDDEN, INNER = 12, 768, 3072
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One kernel to compile."""
+
+    kernel: str
+    key: Key
+    settings: Settings
+    dtype: str
+    form: str
+    arch: int
+
+    @property
+    def name(self) -> str:
+        """For people and for files."""
+        key = "x".join(map(str, self.key))
+        return f"{self.kernel} {key} {self.dtype} {self.form} sm_{self.arch}"
+
+    def function(self) -> Any:
+        """The `triton.jit` function."""
+        home = HOMES[self.kernel.split("_")[0]]
+        return getattr(import_module(f"lxmert_fast.kernels.{home}"), self.kernel)
+
+    def constants(self) -> dict[str, Any]:
+        """The compile-time arguments by name."""
+        first, second = self.key[0], self.key[-1]
+        known: dict[str, Any] = {
+            "ROWS": self.settings.rows, "BLOCK": first, "BLOCK_H": first, "BLOCK_K": first, "BLOCK_D": second,
+            # a row that does not fill its tile has the masks of all others, and is as long as the model's
+            "H": first * 3 // 4, "WIDTH": HIDDEN, "D": second, "HEADS": HEADS, "PRECISION": "ieee",
+        }  # fmt: skip
+        known |= {flag: self.form == "heavy" and flag not in LIGHTER for flag in FLAGS}
+        if self.kernel.startswith("gelu"):
+            known["H"] = INNER
+        names = self.function().arg_names
+        return {name: known[name] for name in names if name.isupper()}
+
+    def signature(self) -> dict[str, str]:
+        """Types of all arguments by name, as Triton writes them."""
+        constants = self.constants()
+        return {name: self._type(name, constants) for name in self.function().arg_names}
+
+    def attributes(self) -> dict[tuple[int], list[list[Any]]]:
+        """What is known of arguments by their position: those that 16 divides."""
+        function = self.function()
+        open_to_all = set(function.do_not_specialize)
+        return {
+            (i,): [["tt.divisibility", 16]]
+            for i, (name, kind) in enumerate(self.signature().items())
+            if kind.startswith("*") or (kind == "i32" and name not in open_to_all)
+        }
+
+    def _type(self, name: str, constants: dict[str, Any]) -> str:
+        if name in constants:
+            return "constexpr"
+        if not name.startswith("p_"):
+            return NUMBERS.get(name, "i32")
+        unread = self.form == "light" and UNREAD.get(name, {}).get(self.kernel.split("_")[0])
+        return "*" + (self.dtype if unread else POINTERS.get(name, self.dtype))
+
+
+def specs(architectures: Iterable[int], types: Iterable[str] = TYPES) -> Iterator[Spec]:
+    """Every entry of every table, in every type and form."""
+    for arch in architectures:
+        for kernel, table in DEFAULT.items():
+            entries = table | BY_ARCHITECTURE.get(arch, {}).get(kernel, {})
+            for key, settings in entries.items():
+                for dtype in types:
+                    for form in ("heavy", "light") if kernel.endswith("forward") else ("heavy",):
+                        yield Spec(kernel, key, settings, dtype, form, arch)
