@@ -18,7 +18,8 @@ from typing import Any
 
 from lxmert_fast.kernels.configs import BY_ARCHITECTURE, DEFAULT, Key, Settings
 
-TYPES = ("fp32", "fp16", "bf16")
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+TYPES = tuple(BYTES)
 #: Folder of a kernel, or the module where several share it.
 HOMES = {
     "attention": "self_attention.triton",
@@ -68,9 +69,10 @@ class Spec:
 
     def constants(self) -> dict[str, Any]:
         """The compile-time arguments by name."""
-        first, second = self.key[0], self.key[-1]
+        first, second = self.key[0], self.key[min(1, len(self.key) - 1)]
         known: dict[str, Any] = {
             "ROWS": self.settings.rows, "BLOCK": first, "BLOCK_H": first, "BLOCK_K": first, "BLOCK_D": second,
+            "BLOCK_W": min(self.settings.columns or second, second),
             # a row that does not fill its tile has the masks of all others, and is as long as the model's
             "H": first * 3 // 4, "WIDTH": HIDDEN, "D": second, "HEADS": HEADS, "PRECISION": "ieee",
         }  # fmt: skip
@@ -110,6 +112,8 @@ def specs(architectures: Iterable[int], types: Iterable[str] = TYPES) -> Iterato
         for kernel, table in DEFAULT.items():
             entries = table | BY_ARCHITECTURE.get(arch, {}).get(kernel, {})
             for key, settings in entries.items():
-                for dtype in types:
+                # attention's keys end with the bytes of an element
+                fitting = [t for t in types if len(key) == 1 or key[-1] == BYTES[t]]
+                for dtype in fitting:
                     for form in ("heavy", "light") if kernel.endswith("forward") else ("heavy",):
                         yield Spec(kernel, key, settings, dtype, form, arch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,8 @@ class Settings(NamedTuple):
     warps: int
     stages: int = 1
     """Loads in flight, of kernels with a loop."""
+    columns: int = 0
+    """Of a head that attention takes at a time; 0: all."""
 
 
 Key = tuple[int, ...]
@@ -33,16 +36,6 @@ Table = dict[Key, Settings]
 
 #: Kernels that hold whole rows, by the width of a row rounded up to a power of two.
 _ROWS: Table = {
-    (64,): Settings(32, 4),
-    (128,): Settings(16, 4),
-    (256,): Settings(16, 4),
-    (512,): Settings(8, 4),
-    (1024,): Settings(8, 8),
-    (2048,): Settings(4, 8),
-    (4096,): Settings(2, 8),
-}
-#: Their backward passes, which hold three sums for the parameters as well.
-_ROWS_BACKWARD: Table = {
     (64,): Settings(16, 4),
     (128,): Settings(8, 4),
     (256,): Settings(8, 4),
@@ -51,7 +44,8 @@ _ROWS_BACKWARD: Table = {
     (2048,): Settings(2, 8),
     (4096,): Settings(1, 8),
 }
-_VISUAL_BACKWARD: Table = {
+#: Their backward passes, which hold three sums for the parameters as well.
+_ROWS_BACKWARD: Table = {
     (64,): Settings(8, 4),
     (128,): Settings(4, 4),
     (256,): Settings(4, 4),
@@ -60,20 +54,51 @@ _VISUAL_BACKWARD: Table = {
     (2048,): Settings(1, 8),
     (4096,): Settings(1, 16),
 }
-#: Attention, by the keys of a tile and the width of a head, both rounded up to powers of two.
-_ATTENTION: Table = {
-    (keys, width): Settings(64 if keys >= 64 else 32, 4 if keys * width <= 64 * 128 else 8)
-    for keys in (16, 32, 64, 128)
-    for width in (16, 32, 64, 128)
+_VISUAL: Table = {
+    (64,): Settings(8, 4),
+    (128,): Settings(4, 4),
+    (256,): Settings(4, 4),
+    (512,): Settings(2, 4),
+    (1024,): Settings(2, 8),
+    (2048,): Settings(1, 8),
+    (4096,): Settings(1, 16),
 }
+_VISUAL_BACKWARD: Table = {
+    (64,): Settings(8, 4),
+    (128,): Settings(4, 4),
+    (256,): Settings(2, 4),
+    (512,): Settings(1, 4),
+    (1024,): Settings(1, 8),
+    (2048,): Settings(1, 16),
+    (4096,): Settings(1, 32),
+}
+
+
+def _attention(entry: Callable[[int, int], Settings], bytes_: int) -> Table:
+    """Attention, by the keys of a tile and the width of a head, both rounded up to powers of two, and by the
+    bytes of an element."""
+    sizes = (16, 32, 64, 128)
+    return {(keys, width, bytes_): entry(keys, width) for keys in sizes for width in sizes}
+
+
+# without matrix instructions a product's registers grow with the columns that it takes at a time
+_EXACT = _attention(lambda keys, width: Settings(16, 4 if keys < 64 else 8, columns=32), 4)
+_FORWARD = _attention(lambda keys, width: Settings(32 if keys < 64 else 64, 4 if keys < 128 else 8), 2)
+_BACKWARD = _attention(
+    lambda keys, width: Settings(32, 4 if keys * width <= 64 * 64 else 8, columns=64 if keys < 128 else 32), 2
+)
+#: Their matrix instructions want 64 rows.
+_BACKWARD_64 = _attention(
+    lambda keys, width: Settings(64, 8, columns=64 if keys < 128 else 32) if keys >= 64 else Settings(32, 4), 2
+)
 DEFAULT: dict[str, Table] = {
-    "attention_forward": _ATTENTION,
-    "attention_backward": _ATTENTION,
+    "attention_forward": _FORWARD | _EXACT,
+    "attention_backward": _BACKWARD | _EXACT,
     "norm_forward": _ROWS,
     "norm_backward": _ROWS_BACKWARD,
     "text_forward": _ROWS,
     "text_backward": _ROWS_BACKWARD,
-    "visual_forward": _ROWS,
+    "visual_forward": _VISUAL,
     "visual_backward": _VISUAL_BACKWARD,
     # element by element; the width is that of a tile
     "gelu_forward": {(256,): Settings(16, 4)},
@@ -81,7 +106,10 @@ DEFAULT: dict[str, Table] = {
     "sum_partials": {(128,): Settings(16, 4)},
     "sum_readers": {(1024,): Settings(1, 4)},
 }
-BY_ARCHITECTURE: dict[int, dict[str, Table]] = {}
+BY_ARCHITECTURE: dict[int, dict[str, Table]] = {
+    90: {"attention_backward": _BACKWARD_64},
+    100: {"attention_backward": _BACKWARD_64},
+}
 
 
 def power_of_two(n: int, least: int = 16) -> int:
