@@ -73,6 +73,7 @@ class Spec:
         known: dict[str, Any] = {
             "ROWS": self.settings.rows, "BLOCK": first, "BLOCK_H": first, "BLOCK_K": first, "BLOCK_D": second,
             "BLOCK_W": min(self.settings.columns or second, second),
+            "HELD": self.settings.columns == 0,
             # a row that does not fill its tile has the masks of all others, and is as long as the model's
             "H": first * 3 // 4, "WIDTH": HIDDEN, "D": second, "HEADS": HEADS, "PRECISION": "ieee",
         }  # fmt: skip

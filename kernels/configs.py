@@ -74,26 +74,45 @@ _VISUAL_BACKWARD: Table = {
 }
 
 
-def _attention(entry: Callable[[int, int], Settings], bytes_: int) -> Table:
+def _attention(entry: Callable[[int, int], Settings], size: int) -> Table:
     """Attention, by the keys of a tile and the width of a head, both rounded up to powers of two, and by the
     bytes of an element."""
-    sizes = (16, 32, 64, 128)
-    return {(keys, width, bytes_): entry(keys, width) for keys in sizes for width in sizes}
+    return {(keys, width, size): entry(keys, width) for keys in (16, 32, 64, 128) for width in (32, 64, 128)}
 
 
-# without matrix instructions a product's registers grow with the columns that it takes at a time
-_EXACT = _attention(lambda keys, width: Settings(16, 4 if keys < 64 else 8, columns=32), 4)
-_FORWARD = _attention(lambda keys, width: Settings(32 if keys < 64 else 64, 4 if keys < 128 else 8), 2)
-_BACKWARD = _attention(
-    lambda keys, width: Settings(32, 4 if keys * width <= 64 * 64 else 8, columns=64 if keys < 128 else 32), 2
-)
-#: Their matrix instructions want 64 rows.
-_BACKWARD_64 = _attention(
-    lambda keys, width: Settings(64, 8, columns=64 if keys < 128 else 32) if keys >= 64 else Settings(32, 4), 2
-)
+def _forward(keys: int, width: int) -> Settings:
+    return Settings(32, 8) if keys == 128 else Settings(64 if keys == 64 else 32, 4)
+
+
+def _backward(keys: int, width: int) -> Settings:
+    if keys == 128:
+        return Settings(32, 8, columns=min(32, width // 2))
+    return Settings(32, 8, columns=64) if keys * width > 64 * 64 else Settings(32, 4)
+
+
+def _forward_64(keys: int, width: int) -> Settings:
+    return Settings(64, 8, columns=min(32, width // 2)) if keys == 128 else _forward(keys, width)
+
+
+def _backward_64(keys: int, width: int) -> Settings:
+    return Settings(64, 8, columns=min(32, width // 2)) if keys >= 64 else _backward(keys, width)
+
+
+def _forward_exact(keys: int, width: int) -> Settings:
+    return Settings(16, 8 if keys == 128 else 4, columns=16)
+
+
+def _backward_exact(keys: int, width: int) -> Settings:
+    if keys == 16:
+        return Settings(16, 4, columns=16)
+    if width == 32:
+        return Settings(32, 4, columns=16) if keys == 32 else Settings(16, 8, columns=16)
+    return Settings(16, 8, columns=32)
+
+
 DEFAULT: dict[str, Table] = {
-    "attention_forward": _FORWARD | _EXACT,
-    "attention_backward": _BACKWARD | _EXACT,
+    "attention_forward": _attention(_forward, 2) | _attention(_forward_exact, 4),
+    "attention_backward": _attention(_backward, 2) | _attention(_backward_exact, 4),
     "norm_forward": _ROWS,
     "norm_backward": _ROWS_BACKWARD,
     "text_forward": _ROWS,
@@ -106,10 +125,12 @@ DEFAULT: dict[str, Table] = {
     "sum_partials": {(128,): Settings(16, 4)},
     "sum_readers": {(1024,): Settings(1, 4)},
 }
-BY_ARCHITECTURE: dict[int, dict[str, Table]] = {
-    90: {"attention_backward": _BACKWARD_64},
-    100: {"attention_backward": _BACKWARD_64},
+#: Where matrix instructions take 64 rows, tiles of queries that may be as many are.
+_OF_64: dict[str, Table] = {
+    "attention_forward": _attention(_forward_64, 2),
+    "attention_backward": _attention(_backward_64, 2),
 }
+BY_ARCHITECTURE: dict[int, dict[str, Table]] = {90: _OF_64, 100: _OF_64}
 
 
 def power_of_two(n: int, least: int = 16) -> int:

@@ -47,12 +47,12 @@ COUNTERS = tl.constexpr(128)
 @triton.jit
 def product(
     p_a, o_a, m_a, p_b, o_b, m_b,
-    D: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_W: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """a b^T of rows that start at these offsets, BLOCK_W columns at a time, fp32 [ROWS, BLOCK_K]."""
     b_sum = tl.zeros([ROWS, BLOCK_K], tl.float32)
-    for first in range(0, D, BLOCK_W):
+    for first in range(0, BLOCK_D, BLOCK_W):
         o_w = first + tl.arange(0, BLOCK_W)
         m_w = o_w < D
         b_a = tl.load(p_a + o_a[:, None] + o_w[None, :], mask=m_a[:, None] & m_w[None, :], other=0.0)
@@ -84,7 +84,7 @@ def attention_forward(
     p_q, p_k, p_v, p_out, p_table, p_bias, p_seed,
     q_stride, k_stride, out_stride, bias_stride, scale, site, threshold, keep_scale,
     HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_W: tl.constexpr,
+    BLOCK_W: tl.constexpr, HELD: tl.constexpr,
     HAS_BIAS: tl.constexpr, HALF_BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid: (meetings, heads)."""
@@ -99,7 +99,7 @@ def attention_forward(
     m_k = o_k < k_length
     m_d = o_d < D
     o_from = (k_from + o_k) * k_stride + i_h * D
-    if BLOCK_W == BLOCK_D:
+    if HELD:
         o_kd = o_from[:, None] + o_d[None, :]
         m_kd = m_k[:, None] & m_d[None, :]
         b_k = tl.load(p_k + o_kd, mask=m_kd, other=0.0)  # [BLOCK_K, BLOCK_D]
@@ -111,21 +111,21 @@ def attention_forward(
         m_qd = m_q[:, None] & m_d[None, :]
         o_row = (q_from + o_q) * q_stride + i_h * D
         o_out = (q_to + o_q) * out_stride + i_h * D
-        if BLOCK_W == BLOCK_D:
+        if HELD:
             b_q = tl.load(p_q + o_row[:, None] + o_d[None, :], mask=m_qd, other=0.0)  # [ROWS, BLOCK_D]
             b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [ROWS, BLOCK_K]
         else:
-            b_s = product(p_q, o_row, m_q, p_k, o_from, m_k, D, ROWS, BLOCK_K, BLOCK_W, PRECISION)
+            b_s = product(p_q, o_row, m_q, p_k, o_from, m_k, D, ROWS, BLOCK_K, BLOCK_D, BLOCK_W, PRECISION)
         b_p = probabilities(b_s, p_bias, i_m, bias_stride, scale, o_k, m_k, HAS_BIAS, HALF_BIAS)
         if DROPOUT:
             o_counter = ((i_m * HEADS + i_h) * COUNTERS + o_q[:, None]) * COUNTERS + o_k[None, :]
             b_p = tl.where(keep(p_seed, site, o_counter, threshold), b_p * keep_scale, 0.0)
         b_p = b_p.to(p_v.dtype.element_ty)
-        if BLOCK_W == BLOCK_D:
+        if HELD:
             b_out = tl.dot(b_p, b_v, input_precision=PRECISION)  # [ROWS, BLOCK_D]
             tl.store(p_out + o_out[:, None] + o_d[None, :], b_out.to(p_out.dtype.element_ty), mask=m_qd)
         else:
-            for first in range(0, D, BLOCK_W):
+            for first in range(0, BLOCK_D, BLOCK_W):
                 o_w = first + tl.arange(0, BLOCK_W)
                 m_w = (o_w < D)[None, :]
                 b_vw = tl.load(p_v + o_from[:, None] + o_w[None, :], mask=m_k[:, None] & m_w, other=0.0)
@@ -139,7 +139,7 @@ def attention_backward(
     p_q, p_k, p_v, p_do, p_dq, p_dk, p_dv, p_table, p_bias, p_seed,
     q_stride, k_stride, do_stride, dq_stride, dk_stride, bias_stride, scale, site, threshold, keep_scale,
     HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_W: tl.constexpr,
+    BLOCK_W: tl.constexpr, HELD: tl.constexpr,
     HAS_BIAS: tl.constexpr, HALF_BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid: (meetings, heads, columns of a head / BLOCK_W)."""
@@ -156,7 +156,7 @@ def attention_backward(
     m_kw = m_k[:, None] & m_w[None, :]
     o_from = (k_from + o_k) * k_stride + i_h * D
     o_kw = o_from[:, None] + o_w[None, :]
-    if BLOCK_W == BLOCK_D:
+    if HELD:
         b_k = tl.load(p_k + o_kw, mask=m_kw, other=0.0)  # [BLOCK_K, BLOCK_W]
         b_v = tl.load(p_v + o_kw, mask=m_kw, other=0.0)  # [BLOCK_K, BLOCK_W]
     b_dk = tl.zeros([BLOCK_K, BLOCK_W], tl.float32)
@@ -172,14 +172,14 @@ def attention_backward(
             # before there are scores, since the generator takes as many registers as they do
             o_counter = ((i_m * HEADS + i_h) * COUNTERS + o_q[:, None]) * COUNTERS + o_k[None, :]
             m_keep = keep(p_seed, site, o_counter, threshold)  # [ROWS, BLOCK_K]
-        if BLOCK_W == BLOCK_D:
+        if HELD:
             b_q = tl.load(p_q + o_row[:, None] + o_w[None, :], mask=m_qw, other=0.0)  # [ROWS, BLOCK_W]
             b_do = tl.load(p_do + o_do[:, None] + o_w[None, :], mask=m_qw, other=0.0)  # [ROWS, BLOCK_W]
             b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [ROWS, BLOCK_K]
             b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)  # [ROWS, BLOCK_K]
         else:
-            b_s = product(p_q, o_row, m_q, p_k, o_from, m_k, D, ROWS, BLOCK_K, BLOCK_W, PRECISION)
-            b_dp = product(p_do, o_do, m_q, p_v, o_from, m_k, D, ROWS, BLOCK_K, BLOCK_W, PRECISION)
+            b_s = product(p_q, o_row, m_q, p_k, o_from, m_k, D, ROWS, BLOCK_K, BLOCK_D, BLOCK_W, PRECISION)
+            b_dp = product(p_do, o_do, m_q, p_v, o_from, m_k, D, ROWS, BLOCK_K, BLOCK_D, BLOCK_W, PRECISION)
             b_q = tl.load(p_q + o_row[:, None] + o_w[None, :], mask=m_qw, other=0.0)  # [ROWS, BLOCK_W]
             b_do = tl.load(p_do + o_do[:, None] + o_w[None, :], mask=m_qw, other=0.0)  # [ROWS, BLOCK_W]
             b_k = tl.load(p_k + o_kw, mask=m_kw, other=0.0)  # [BLOCK_K, BLOCK_W]
@@ -271,7 +271,7 @@ def _constants(
     kernel: str, query: Tensor, bias: Tensor | None, p: float, heads: int, most: tuple[int, int]
 ) -> tuple[Settings, dict[str, Any]]:
     width = query.shape[1] // heads
-    block_k, block_d = power_of_two(most[1]), power_of_two(width)
+    block_k, block_d = power_of_two(most[1]), power_of_two(width, 32)
     chosen = settings(kernel, architecture(query.device), block_k, block_d, min(query.element_size(), 4))
     return chosen, {
         "HEADS": heads,
@@ -280,6 +280,7 @@ def _constants(
         "BLOCK_K": block_k,
         "BLOCK_D": block_d,
         "BLOCK_W": min(chosen.columns or block_d, block_d),
+        "HELD": chosen.columns == 0,
         "HAS_BIAS": bias is not None,
         "HALF_BIAS": bias is not None and bias.dtype is torch.float16,
         "DROPOUT": p > 0.0,
