@@ -54,6 +54,7 @@ _ROWS_BACKWARD: Table = {
     (2048,): Settings(1, 8),
     (4096,): Settings(1, 16),
 }
+#: Its parameters fill the registers: there is none for rows wider than 2048.
 _VISUAL: Table = {
     (64,): Settings(8, 4),
     (128,): Settings(4, 4),
@@ -61,7 +62,6 @@ _VISUAL: Table = {
     (512,): Settings(2, 4),
     (1024,): Settings(2, 8),
     (2048,): Settings(1, 8),
-    (4096,): Settings(1, 16),
 }
 _VISUAL_BACKWARD: Table = {
     (64,): Settings(8, 4),
@@ -70,7 +70,6 @@ _VISUAL_BACKWARD: Table = {
     (512,): Settings(1, 4),
     (1024,): Settings(1, 8),
     (2048,): Settings(1, 16),
-    (4096,): Settings(1, 32),
 }
 
 
@@ -81,7 +80,9 @@ def _attention(entry: Callable[[int, int], Settings], size: int) -> Table:
 
 
 def _forward(keys: int, width: int) -> Settings:
-    return Settings(32, 8) if keys == 128 else Settings(64 if keys == 64 else 32, 4)
+    if keys == 128:
+        return Settings(32, 8, columns=16 if width == 32 else 0)
+    return Settings(64, 4) if keys == 64 else Settings(16 if keys == width == 32 else 32, 4)
 
 
 def _backward(keys: int, width: int) -> Settings:
@@ -99,15 +100,15 @@ def _backward_64(keys: int, width: int) -> Settings:
 
 
 def _forward_exact(keys: int, width: int) -> Settings:
-    return Settings(16, 8 if keys == 128 else 4, columns=16)
+    return Settings(16, 4, columns=16)
 
 
 def _backward_exact(keys: int, width: int) -> Settings:
     if keys == 16:
-        return Settings(16, 4, columns=16)
-    if width == 32:
-        return Settings(32, 4, columns=16) if keys == 32 else Settings(16, 8, columns=16)
-    return Settings(16, 8, columns=32)
+        return Settings(16, 2, columns=16)
+    if keys == 32 and width != 64:
+        return Settings(32, 4 if width == 32 else 8, columns=min(32, width // 2))
+    return Settings(16, 8, columns=min(32, width // 2))
 
 
 DEFAULT: dict[str, Table] = {
