@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -25,11 +24,13 @@ from lxmert_fast.files import replace_file
 from lxmert_fast.kernels.dispatch import has_triton, interprets
 
 from .aot_specs import Spec
-from .occupancy import Occupancy, occupancy
+from .occupancy import ARCHITECTURES, Occupancy, occupancy
 
 PROCESSES = 2
 #: Families of matrix instructions, as they stand in PTX.
 FAMILIES = {"mma.sync": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma"}
+OF_64_ROWS = {90: "wgmma", 100: "tcgen05"}
+MOST_REGISTERS = 255
 #: Changes with what a result holds.
 FORMAT = 1
 
@@ -53,6 +54,8 @@ class Row:
     def occupancy(self) -> Occupancy:
         """Of a multiprocessor."""
         spec = self.spec
+        if self.error:
+            return Occupancy(0, 0.0)
         return occupancy(spec.arch, spec.settings.warps, self.registers, self.shared, self.tensor_columns)
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +72,45 @@ class Row:
             "matrix": list(self.matrix),
             "blocks": held.blocks,
             "warp_share": held.warps,
+            "faults": faults(self),
         }
+
+
+def faults(row: Row) -> list[str]:
+    """What is wrong with a row, in a few words each."""
+    if row.error:
+        return [row.error]
+    limit, expected = ARCHITECTURES[row.spec.arch].block_shared, expected_matrix(row.spec)
+    found = []
+    if row.spilled:
+        found.append(f"{row.spilled} bytes of a thread spilled")
+    if row.registers > MOST_REGISTERS:
+        found.append(f"{row.registers} registers, {MOST_REGISTERS} are the most")
+    if row.shared > limit:
+        found.append(f"{row.shared} bytes of shared memory, {limit} are the most")
+    elif not row.occupancy().blocks:
+        found.append("no block fits a multiprocessor")
+    if set(row.matrix) != expected:
+        words = [" and ".join(sorted(names)) or "none" for names in (set(row.matrix), expected)]
+        found.append(f"matrix instructions: {words[0]}, expected {words[1]}")
+    return found
+
+
+def expected_matrix(spec: Spec) -> set[str]:
+    """The families of matrix instructions that a kernel is to use.
+
+    Only attention has products. Exact fp32 ones have no such instructions. Others take the family of their
+    architecture where their result has 64 rows or more and a group of four warps works on each of one or two
+    halves, and mma.sync elsewhere. Results have as many rows as a tile has queries, and the gradients of key
+    and value as many as it has keys.
+    """
+    if not spec.kernel.startswith("attention") or spec.dtype == "fp32":
+        return set()
+    rows = {spec.settings.rows}
+    if spec.kernel.endswith("backward"):
+        rows.add(spec.key[0])
+    grouped = spec.settings.warps in (4, 8)
+    return {OF_64_ROWS.get(spec.arch, "mma.sync") if n >= 64 and grouped else "mma.sync" for n in rows}
 
 
 def compile_all(
@@ -94,7 +135,7 @@ def compile_all(
         if (row := _remembered(spec, cache)) is not None:
             rows[spec] = row
     done(len(rows))
-    missing = sorted(set(specs) - set(rows), key=_effort, reverse=True)
+    missing = [spec for spec in specs if spec not in rows]
     if missing:
         # forked workers would share PyTorch's threads, spawned ones would each look at the caller's script
         with ProcessPoolExecutor(processes, get_context("forkserver")) as pool:
@@ -113,16 +154,18 @@ def check_compiler() -> None:
         InputError: it is not, or its interpreter stands in for the compiler.
     """
     if not has_triton():
-        raise InputError("Triton is not installed, and compiles the kernels: pip install 'lxmert-fast[triton]'")
+        raise InputError(
+            "Triton is not installed, and compiles the kernels: pip install 'lxmert-fast[triton]'"
+        )
     if interprets():
         raise InputError("TRITON_INTERPRET=1 interprets kernels, which are to be compiled: unset it")
 
 
 def default_cache() -> Path:
-    """A folder of our own beside Triton's results."""
+    """A folder of our own among Triton's results."""
     from triton import knobs
 
-    return Path(knobs.cache.dir).parent / "lxmert-fast-aot"
+    return Path(knobs.cache.dir) / "lxmert-fast-aot"
 
 
 def compile_one(spec: Spec) -> Row:
@@ -144,8 +187,8 @@ def compile_one(spec: Spec) -> Row:
         knobs.compilation.disable_line_info = True
         try:
             compiled = triton.compile(source, GPUTarget("cuda", spec.arch, 32), options)
-        except Exception as error:
-            return Row(spec, error=f"{type(error).__name__}: {error}".splitlines()[0][:200])
+        except Exception as error:  # whatever a compiler may raise is a row's fault, and the others go on
+            return Row(spec, error=_in_short(error))
         registers, spilled = _resources(compiled.asm["cubin"])
         return Row(
             spec,
@@ -155,6 +198,12 @@ def compile_one(spec: Spec) -> Row:
             getattr(compiled.metadata, "tmem_size", 0),
             tuple(name for name, word in FAMILIES.items() if word in compiled.asm["ptx"]),
         )
+
+
+def _in_short(error: Exception) -> str:
+    """One line: of what Triton says in many, the first and the last tell most."""
+    lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
+    return " ".join(lines[:1] + lines[1:][-1:])[:200]
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -168,15 +217,6 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {name: int(n) for name, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said)}
     return found["REG"], found["STACK"] + found["LOCAL"]
-
-
-def _effort(spec: Spec) -> float:
-    """Of the compiler, roughly: the long ones go first, so that no process ends alone."""
-    if not spec.kernel.startswith("attention"):
-        return 1.0
-    products = {"forward": 2, "backward": 5}[spec.kernel.split("_")[1]]
-    size = spec.settings.rows * spec.key[0] * spec.key[1] / spec.settings.warps * products
-    return 1.0 + size / (2e4 if spec.dtype == "fp32" else 4e5)
 
 
 def _file(spec: Spec, cache: Path) -> Path:

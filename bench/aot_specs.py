@@ -16,11 +16,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from lxmert_fast.kernels.configs import BY_ARCHITECTURE, DEFAULT, Key, Settings
+from lxmert_fast.errors import InputError
+from lxmert_fast.kernels.configs import BY_ARCHITECTURE, DEFAULT, Key, Settings, settings
 
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-TYPES = tuple(BYTES)
-#: Folder of a kernel, or the module where several share it.
+from .occupancy import ARCHITECTURES
+
+#: Bytes of an element of each type.
+TYPES = {"fp32": 4, "fp16": 2, "bf16": 2}
+#: Attention's keys end with the bytes of an element.
+ATTENTION_KEY = 3
+#: Modules by the first word of a kernel's name.
 HOMES = {
     "attention": "self_attention.triton",
     "norm": "dropout_add_layer_norm.triton",
@@ -37,10 +42,10 @@ POINTERS = {
 }
 #: Numbers that are no counts.
 NUMBERS = dict.fromkeys(("scale", "keep_scale", "eps"), "fp32")
-#: What a pointer points to in the light form where nothing is to be read: the launchers pass some other tensor.
-UNREAD = {"p_seed": {"norm": "hidden", "visual": "hidden"}}
-#: Flags that are off in the heavy form, since they leave work out or need a type of its own.
-LIGHTER = ("HALF_BIAS", "SAME", "FROM_S")
+#: Kernels whose launchers pass hidden states where no seed is needed; the others pass indices.
+SEEDLESS = ("norm", "visual")
+#: Flags that are off in the heavy form, since they leave work out.
+LIGHTER = ("SAME", "FROM_S")
 FLAGS = ("HAS_BIAS", "HAS_SEGMENTS", "TWO", "DROPOUT", "KEEP_S", "WANT_Y", *LIGHTER)
 HEADS, HIDDEN, INNER = 12, 768, 3072
 
@@ -59,8 +64,12 @@ class Spec:
     @property
     def name(self) -> str:
         """For people and for files."""
-        key = "x".join(map(str, self.key))
-        return f"{self.kernel} {key} {self.dtype} {self.form} sm_{self.arch}"
+        return f"{self.kernel} {self.key_text} {self.dtype} {self.form} sm_{self.arch}"
+
+    @property
+    def key_text(self) -> str:
+        """The key of the table as files of tables write it."""
+        return "x".join(map(str, self.key))
 
     def function(self) -> Any:
         """The `triton.jit` function."""
@@ -69,7 +78,7 @@ class Spec:
 
     def constants(self) -> dict[str, Any]:
         """The compile-time arguments by name."""
-        first, second = self.key[0], self.key[min(1, len(self.key) - 1)]
+        first, second = self.key[0], self.key[-2] if len(self.key) == ATTENTION_KEY else 0
         known: dict[str, Any] = {
             "ROWS": self.settings.rows, "BLOCK": first, "BLOCK_H": first, "BLOCK_K": first, "BLOCK_D": second,
             "BLOCK_W": min(self.settings.columns or second, second),
@@ -78,6 +87,8 @@ class Spec:
             "H": first * 3 // 4, "WIDTH": HIDDEN, "D": second, "HEADS": HEADS, "PRECISION": "ieee",
         }  # fmt: skip
         known |= {flag: self.form == "heavy" and flag not in LIGHTER for flag in FLAGS}
+        # masks are of the model's type
+        known["HALF_BIAS"] = known["HAS_BIAS"] and self.dtype == "fp16"
         if self.kernel.startswith("gelu"):
             known["H"] = INNER
         names = self.function().arg_names
@@ -103,18 +114,39 @@ class Spec:
             return "constexpr"
         if not name.startswith("p_"):
             return NUMBERS.get(name, "i32")
-        unread = self.form == "light" and UNREAD.get(name, {}).get(self.kernel.split("_")[0])
-        return "*" + (self.dtype if unread else POINTERS.get(name, self.dtype))
+        if name == "p_seed" and self.form == "light" and self.kernel.startswith(SEEDLESS):
+            return f"*{self.dtype}"
+        return "*" + POINTERS.get(name, self.dtype)
 
 
-def specs(architectures: Iterable[int], types: Iterable[str] = TYPES) -> Iterator[Spec]:
-    """Every entry of every table, in every type and form."""
+def specs(architectures: Iterable[int], kernels: Iterable[str] = ()) -> Iterator[Spec]:
+    """Every entry that a launch may find, in every type and form.
+
+    Args:
+        architectures: to compile for.
+        kernels: names; all if empty.
+    """
     for arch in architectures:
         for kernel, table in DEFAULT.items():
-            entries = table | BY_ARCHITECTURE.get(arch, {}).get(kernel, {})
-            for key, settings in entries.items():
-                # attention's keys end with the bytes of an element
-                fitting = [t for t in types if len(key) == 1 or key[-1] == BYTES[t]]
-                for dtype in fitting:
+            if kernels and kernel not in kernels:
+                continue
+            for key in table | BY_ARCHITECTURE.get(arch, {}).get(kernel, {}):
+                for dtype, size in TYPES.items():
+                    if len(key) == ATTENTION_KEY and key[-1] != size:
+                        continue
                     for form in ("heavy", "light") if kernel.endswith("forward") else ("heavy",):
-                        yield Spec(kernel, key, settings, dtype, form, arch)
+                        yield Spec(kernel, key, settings(kernel, arch, *key), dtype, form, arch)
+
+
+def chosen_specs(architectures: Iterable[int] | None, kernels: Iterable[str] | None) -> list[Spec]:
+    """What a user asks for; all where nothing is said.
+
+    Raises:
+        InputError: an architecture or a kernel that is not known.
+    """
+    asked = list(architectures or ARCHITECTURES), list(kernels or DEFAULT)
+    for what, names, known in zip(("architecture", "kernel"), asked, (ARCHITECTURES, DEFAULT), strict=True):
+        for name in names:
+            if name not in known:
+                raise InputError(f"unknown {what} {name!r}, wanted one of {', '.join(map(str, known))}")
+    return list(specs(*asked))

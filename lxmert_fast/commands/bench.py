@@ -1,4 +1,4 @@
-"""`lxmert-fast bench`: what a call costs, and the reports of `make bench`."""
+"""`lxmert-fast bench`: what a call costs, what compiles, and the reports of `make bench`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Benchmarks: count a call's cost, report and compare what `make bench` measured.",
+    help="Count a call's cost, compile for every GPU, report and compare what `make bench` measured.",
     no_args_is_help=True,
 )
 
@@ -48,6 +48,56 @@ def counts(
         for mode, rows in found.items()
     ]
     typer.echo(counts_lines(races))
+
+
+@app.command()
+def aot(
+    arch: Annotated[
+        list[int] | None, typer.Option(help="80, 90, 100 or 120, as often as you like; all if absent.")
+    ] = None,
+    kernel: Annotated[list[str] | None, typer.Option(help="A kernel, as often; all if absent.")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write every row here as JSON; - is standard output."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="A table of every row.")] = False,
+) -> None:
+    """Compile every Triton kernel for GPUs that need not be there, with every launch setting.
+
+    Prints the kernel that fills a multiprocessor least, for each kernel and architecture, and every fault:
+    spilled registers, too much shared memory, matrix units left unused. Exit code 1 if there is one.
+    """
+    import json
+
+    from rich.console import Console
+
+    from lxmert_fast.bench.aot import check_compiler, compile_all, faults
+    from lxmert_fast.bench.aot_specs import chosen_specs
+    from lxmert_fast.bench.aot_table import aot_table
+    from lxmert_fast.commands.progress import progress
+    from lxmert_fast.files import replace_file
+
+    check_compiler()
+    specs = chosen_specs(arch, kernel)
+    with progress("Compiling", len(specs), unit="kernels") as advance:
+        rows = compile_all(specs, done=advance)
+    wrong = [row for row in rows if faults(row)]
+    if json_file is not None:
+        text = json.dumps({"rows": [row.to_json() for row in rows], "faults": len(wrong)}, indent=1)
+        if str(json_file) == "-":
+            typer.echo(text)
+        else:
+            replace_file(json_file, lambda beside: beside.write_text(text, encoding="utf-8"))
+    if json_file is None or str(json_file) != "-":
+        console = Console()
+        # a pipe has no width; a table that is cut says less than a long line
+        console.width = console.width if console.is_terminal else 200
+        console.print(aot_table(rows, everything))
+        console.print(f"{len(rows)} kernels compiled, {len(wrong)} with faults", highlight=False)
+    if wrong:
+        for row in wrong:
+            typer.echo(f"{row.spec.name}: {'; '.join(faults(row))}", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
