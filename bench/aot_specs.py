@@ -144,9 +144,10 @@ def chosen_specs(architectures: Iterable[int] | None, kernels: Iterable[str] | N
     Raises:
         InputError: an architecture or a kernel that is not known.
     """
-    asked = list(architectures or ARCHITECTURES), list(kernels or DEFAULT)
-    for what, names, known in zip(("architecture", "kernel"), asked, (ARCHITECTURES, DEFAULT), strict=True):
-        for name in names:
-            if name not in known:
-                raise InputError(f"unknown {what} {name!r}, wanted one of {', '.join(map(str, known))}")
-    return list(specs(*asked))
+    asked = list(architectures or ARCHITECTURES)
+    named = list(kernels or DEFAULT)
+    for unknown in [arch for arch in asked if arch not in ARCHITECTURES]:
+        raise InputError(f"no architecture {unknown}, wanted one of {', '.join(map(str, ARCHITECTURES))}")
+    for missing in [kernel for kernel in named if kernel not in DEFAULT]:
+        raise InputError(f"no kernel {missing!r}, wanted one of {', '.join(DEFAULT)}")
+    return list(specs(asked, named))

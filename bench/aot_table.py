@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from .aot import Row, faults
+from .aot_rows import Row, faults
 
 
 def worst_rows(rows: Iterable[Row]) -> list[tuple[Row, int]]:
@@ -25,8 +25,8 @@ def aot_table(rows: list[Row], everything: bool = False) -> Table:
     table = Table("kernel", "sm", "of", "entry", "warps", "registers", "spilled", "shared kB")
     for name in ("blocks", "warps at once", "matrix", "faults"):
         table.add_column(name)
-    for column in (1, 2, 4, 5, 6, 7, 8, 9):
-        table.columns[column].justify = "right"
+    for i in (1, 2, 4, 5, 6, 7, 8, 9):
+        table.columns[i].justify = "right"
     for column in table.columns:
         column.no_wrap, column.overflow = column.header != "faults", "fold"
     if everything:

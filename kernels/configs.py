@@ -4,7 +4,7 @@ Plain tables, one a kernel, by what is fixed when a model is built (the width of
 and the tile that its data needs. Sequence length and batch are in no key: a table cannot go stale with them.
 An architecture may have entries of its own, in `BY_ARCHITECTURE`; `tune.py` writes such entries to a file,
 which `LXMERT_FAST_CONFIGS` names. No entry here was measured, since no machine of the project has a GPU: they
-are the largest tiles that compile without spills and leave two blocks a multiprocessor.
+are tiles that `lxmert-fast bench aot` compiles without a spill for every architecture that it knows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Settings(NamedTuple):
     stages: int = 1
     """Loads in flight, of kernels with a loop."""
     columns: int = 0
-    """Of a head that attention takes at a time; 0: all."""
+    """Of a head, that attention takes at a time and reads again for every tile; 0: all, which it holds."""
 
 
 Key = tuple[int, ...]
@@ -54,7 +54,7 @@ _ROWS_BACKWARD: Table = {
     (2048,): Settings(1, 8),
     (4096,): Settings(1, 16),
 }
-#: Its parameters fill the registers: there is none for rows wider than 2048.
+#: These hold ten parameters of a row, or seven and nine sums: wider rows do not fit the registers.
 _VISUAL: Table = {
     (64,): Settings(8, 4),
     (128,): Settings(4, 4),
@@ -74,11 +74,11 @@ _VISUAL_BACKWARD: Table = {
 
 
 def _attention(entry: Callable[[int, int], Settings], size: int) -> Table:
-    """Attention, by the keys of a tile and the width of a head, both rounded up to powers of two, and by the
-    bytes of an element."""
+    """By the keys of a tile and the width of a head, in powers of two, and by the bytes of an element."""
     return {(keys, width, size): entry(keys, width) for keys in (16, 32, 64, 128) for width in (32, 64, 128)}
 
 
+# mma.sync takes 16 rows at a time: more rows would only cost registers
 def _forward(keys: int, width: int) -> Settings:
     if keys == 128:
         return Settings(32, 8, columns=16 if width == 32 else 0)
@@ -91,6 +91,7 @@ def _backward(keys: int, width: int) -> Settings:
     return Settings(32, 8, columns=64) if keys * width > 64 * 64 else Settings(32, 4)
 
 
+# wgmma and tcgen05 take 64 rows at a time
 def _forward_64(keys: int, width: int) -> Settings:
     return Settings(64, 8, columns=min(32, width // 2)) if keys == 128 else _forward(keys, width)
 
@@ -99,6 +100,7 @@ def _backward_64(keys: int, width: int) -> Settings:
     return Settings(64, 8, columns=min(32, width // 2)) if keys >= 64 else _backward(keys, width)
 
 
+# an fp32 product is unrolled with its operands in registers: few columns at a time
 def _forward_exact(keys: int, width: int) -> Settings:
     return Settings(16, 4, columns=16)
 
@@ -126,7 +128,6 @@ DEFAULT: dict[str, Table] = {
     "sum_partials": {(128,): Settings(16, 4)},
     "sum_readers": {(1024,): Settings(1, 4)},
 }
-#: Where matrix instructions take 64 rows, tiles of queries that may be as many are.
 _OF_64: dict[str, Table] = {
     "attention_forward": _attention(_forward_64, 2),
     "attention_backward": _attention(_backward_64, 2),

@@ -71,7 +71,8 @@ def aot(
 
     from rich.console import Console
 
-    from lxmert_fast.bench.aot import check_compiler, compile_all, faults
+    from lxmert_fast.bench.aot import check_compiler, compile_all
+    from lxmert_fast.bench.aot_rows import faults
     from lxmert_fast.bench.aot_specs import chosen_specs
     from lxmert_fast.bench.aot_table import aot_table
     from lxmert_fast.commands.progress import progress

@@ -49,6 +49,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("bench", "counts"),
         ("bench", "report"),
         ("bench", "compare"),
+        ("bench", "aot"),
     ],
     ids="-".join,
 )
