@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 DATA ?=
 
-.PHONY: demo test lint bench bench-all clean
+.PHONY: demo test lint bench bench-all bench-gpu clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.py constraints.txt
@@ -20,6 +20,7 @@ demo: $(STAMP)
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/interpret
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -38,6 +39,10 @@ bench bench-all: $(PEERS)
 	$(BIN)/python -m pytest bench $(if $(filter bench-all,$@),--whole) --benchmark-json=runs/bench/$@.json \
 		--benchmark-columns=median,rounds --durations=20; status=$$?; \
 		$(BIN)/lxmert-fast bench report runs/bench/$@.json --out runs/bench/$@ && exit $$status
+
+# Ten minutes; again goes on where it stopped. Without a GPU it is a dry run, which needs no other package.
+bench-gpu: $(STAMP)
+	$(BIN)/lxmert-fast bench gpu
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,7 @@ from typing import Any
 
 from lxmert_fast.bench.report import REFERENCE, Report
 
-_COUNTED = ("flops", "operations", "bytes_moved", "saved_bytes", "peak_bytes")
+_COUNTED = ("flops", "operations", "launches", "bytes_moved", "saved_bytes", "peak_bytes")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def _figures(report: Report) -> dict[str, float]:
             if ratio := race.ratio(name, REFERENCE):
                 figures[f"{race.title}: {name}, times as fast as {REFERENCE}"] = ratio
         for name, counts in race.counts.items():
-            figures |= {f"{race.title}: {name}, {key}": counts[key] for key in _COUNTED}
+            # launches are missing from older files
+            figures |= {f"{race.title}: {name}, {key}": counts[key] for key in _COUNTED if key in counts}
     for name, row in report.data.items():
         figures[f"{name}: examples a second"] = row["examples_a_second"]
     return figures | {name.replace("_", " "): value for name, value in report.loader.items()}

@@ -135,7 +135,7 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 # one race after another wants the same one, and drawing 209 M numbers takes time
 @functools.lru_cache(maxsize=1)
-def _reference_model(task: str, config: str) -> nn.Module:
+def random_model(task: str, config: str) -> nn.Module:
     """Hugging Face's model of a task with random weights; no bias is zero, no two LayerNorms are alike."""
     torch.manual_seed(0)
     model = THEIRS[task](LxmertConfig(**json.loads(config)))
@@ -160,7 +160,7 @@ def contenders(
     workload: Workload, config: LxmertConfig, batches: Batches, mode: Mode, names: Sequence[str] | None = None
 ) -> list[Contender]:
     """Everyone who can run a workload, the reference first; `names` picks some."""
-    reference = _reference_model(workload.task, config.to_json_string(use_diff=False))
+    reference = random_model(workload.task, config.to_json_string(use_diff=False))
 
     def theirs() -> nn.Module:
         return sharing(THEIRS[workload.task], config, reference)
@@ -190,11 +190,11 @@ def contenders(
     return [one for one in everyone if names is None or one.name in names]
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    """`torch.compile` with its defaults, as Hugging Face's guide has it."""
+def compiled(model: nn.Module, **options: Any) -> nn.Module:
+    """`torch.compile` with its defaults, as Hugging Face's guide has it, or with other options."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise Unavailable("torch.compile needs a C++ compiler, found neither g++ nor clang++")
-    return cast(nn.Module, torch.compile(model))
+    return cast(nn.Module, torch.compile(model, **options))
 
 
 def _ours(name: str, model: nn.Module) -> Any:

@@ -3,8 +3,8 @@
 Counted from the operations that PyTorch dispatches on the CPU. An operation *moves* the bytes of its inputs
 and outputs, each tensor once (a broadcast one as it is stored, a lookup the rows that it fetches); views
 move nothing and are not operations. Peak memory is of what the call allocates: weights and batch are not in
-it, nor is the scratch memory inside an operation. Of an operation that another library brings, only its name
-is known.
+it, nor is the scratch memory inside an operation. This library's operators are one operation each
+(`operators.py` says how many launches); of an operation that another library brings, only its name is known.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import LxmertConfig
 
 from lxmert_fast.bench.contenders import OURS_EAGER, REFERENCE, Step, contenders, modes
 from lxmert_fast.bench.flops import KNOWN, flop_counter
+from lxmert_fast.bench.operators import LAUNCHES, inputs_read, named_arguments
 from lxmert_fast.bench.race import Contender
 from lxmert_fast.bench.workloads import Workload, batches
 
@@ -38,7 +39,9 @@ class Counts:
     flops: int = 0
     """A multiplication and an addition are two."""
     operations: int = 0
-    """Operations that compute or copy: kernel launches on a GPU, where nothing fuses them."""
+    """Operations that compute or copy."""
+    launches: int = 0
+    """Kernels that they launch on a GPU: one each, where the operation is not this library's."""
     bytes_moved: int = 0
     peak_bytes: int = 0
     saved_bytes: int = 0
@@ -60,6 +63,7 @@ def count(call: Callable[[], object]) -> Counts:
     return Counts(
         flops=flops.get_total_flops(),
         operations=tally.operations,
+        launches=tally.launches,
         bytes_moved=tally.bytes_moved,
         peak_bytes=tally.peak,
         unknown=sorted(tally.unknown),
@@ -113,7 +117,7 @@ def count_contender(contender: Contender) -> Counts:
 class _Tally(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.operations = self.bytes_moved = self.live = self.peak = 0
+        self.operations = self.launches = self.bytes_moved = self.live = self.peak = 0
         self.unknown: set[str] = set()
         self._alive: dict[int, weakref.ref] = {}
 
@@ -125,16 +129,24 @@ class _Tally(TorchDispatchMode):
         for tensor in outputs:
             if _place(tensor) not in places:
                 self._note(tensor)
-        name = func._schema.name.split("::")
-        if name[0] not in ("aten", "prims") and func._schema.name not in KNOWN:
-            self.unknown.add(func._schema.name)
+        name = func._schema.name
+        if name.split("::")[0] not in ("aten", "prims") and name not in KNOWN and name not in LAUNCHES:
+            self.unknown.add(name)
         written = [arg for arg in func._schema.arguments if arg.alias_info and arg.alias_info.is_write]
         view = bool(outputs) and not written and all(_place(tensor) in places for tensor in outputs)
-        if view or name[-1] in _ALLOCATE:
+        short = name.split("::")[-1]
+        if view or short in _ALLOCATE:
             return result
         self.operations += 1
         out = sum(map(stored_bytes, outputs))
-        self.bytes_moved += 2 * out if name[-1] in _LOOK_UP else out + sum(map(stored_bytes, inputs))
+        if name in LAUNCHES:
+            given = named_arguments(func, args, kwargs)
+            self.launches += LAUNCHES[name](given)
+            whole, fetched = inputs_read(name, given)
+            self.bytes_moved += out + fetched + sum(map(stored_bytes, whole))
+            return result
+        self.launches += 1
+        self.bytes_moved += 2 * out if short in _LOOK_UP else out + sum(map(stored_bytes, inputs))
         return result
 
     def _note(self, tensor: Tensor) -> None:
@@ -186,7 +198,11 @@ def _is_opaque(tensor: Tensor) -> bool:
 
 def _place(tensor: Tensor) -> int:
     """The same number for tensors in the same memory."""
-    return id(tensor) if _is_opaque(tensor) else tensor.untyped_storage().data_ptr()
+    if _is_opaque(tensor):
+        return id(tensor)
+    storage = tensor.untyped_storage()
+    # what has no numbers has no address either
+    return storage.data_ptr() if tensor.device.type != "meta" else storage._cdata
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -160,7 +160,8 @@ def origin(report: Report) -> str:
     return (
         f"Measured {report.date} UTC at commit {report.commit} on {machine['processor']}, "
         f"{machine['cores']} cores, {machine['threads']} threads, {machine['memory_gb']} GB, load "
-        f"{machine['load']} at the start; {versions}.{rate} Base-size model, random weights, fp32.{tiny}"
+        f"{machine['load']} at the start; {versions}.{rate} Base-size model, random weights, "
+        f"{machine.get('dtype', 'fp32')}.{tiny}"
     )
 
 
@@ -200,8 +201,8 @@ def counts_lines(races: list[Race]) -> str:
         for name, counts in race.counts.items():
             n = race.pairs
             figures = [
-                f"{counts['flops'] / n / 1e9:,.2f}",
-                f"{counts['operations']:,}",
+                f"{counts['flops'] / n / 1e9:,.2f}" if counts["flops"] else "",
+                _operations(counts),
                 f"{counts['bytes_moved'] / n / 1e6:,.1f}",
                 f"{counts['saved_bytes'] / n / 1e6:,.1f}" if race.mode == "step" else "",
                 f"{counts['peak_bytes'] / n / 1e6:,.1f}",
@@ -210,6 +211,12 @@ def counts_lines(races: list[Race]) -> str:
             rows.append([race.title, name + note, *figures])
     titles = ["workload", "", "GFLOP a pair", "operations a call", "MB moved a pair"]
     return table([*titles, "MB saved for backward a pair", "peak MB a pair"], rows)
+
+
+def _operations(counts: dict[str, Any]) -> str:
+    """With their launches where those are more or fewer; older files do not have them."""
+    operations, launches = counts["operations"], counts.get("launches", counts["operations"])
+    return f"{operations:,}" + (f" ({launches:,} launches)" if launches != operations else "")
 
 
 def details(race: Race) -> str:

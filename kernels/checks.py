@@ -78,6 +78,45 @@ def check_dropout(operator: str, x: Tensor, p: float, seed: Tensor | None) -> No
     check_device(operator, x, seed=seed)
 
 
+def check_indices(operator: str, argument: str, index: Tensor, length: int | None = None) -> None:
+    """A vector of int64, of a length if one is wanted.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if index.dim() != 1 or index.dtype != torch.int64:
+        raise wrong(operator, argument, f"{index.dtype} of shape {tuple(index.shape)}", "torch.int64 of (N,)")
+    if length is not None and len(index) != length:
+        raise wrong(operator, argument, f"of length {len(index)}", f"{length}")
+
+
+def check_readers(
+    operator: str,
+    names: tuple[str, str, str],
+    starts: Tensor | None,
+    readers: Tensor | None,
+    rows: int,
+    written: int,
+) -> None:
+    """The fields of `Readers`, of `written` rows that read `rows`; without readers each row has one.
+
+    Args:
+        names: of `starts`, of `readers` and of `written`.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    if starts is None or readers is None:
+        if starts is not None or readers is not None:
+            given, absent = names[:2] if readers is None else names[1::-1]
+            raise wrong(operator, given, f"given without {absent}", "both or none")
+        if written != rows:
+            raise wrong(operator, names[2], written, f"{rows}, the rows that are read, without {names[1]}")
+        return
+    check_indices(operator, names[0], starts, rows + 1)
+    check_indices(operator, names[1], readers, written)
+
+
 def check_split(operator: str, x: Tensor, split: int, second: bool) -> None:
     """The first stream's rows, all of them where there is no second.
 

@@ -133,6 +133,7 @@ _OF_64: dict[str, Table] = {
     "attention_backward": _attention(_backward_64, 2),
 }
 BY_ARCHITECTURE: dict[int, dict[str, Table]] = {90: _OF_64, 100: _OF_64}
+_installed: dict[int, dict[str, Table]] = {}
 
 
 def power_of_two(n: int, least: int = 16) -> int:
@@ -140,13 +141,19 @@ def power_of_two(n: int, least: int = 16) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
+def attention_key(keys: int, width: int, size: int) -> Key:
+    """The key of attention over at most so many keys, by heads of this width and elements of `size` bytes."""
+    return power_of_two(keys), power_of_two(width, 32), min(size, 4)
+
+
 def settings(kernel: str, architecture: int, *key: int) -> Settings:
-    """The settings of a kernel: a tuned entry, one of the architecture, or the default.
+    """The settings of a kernel: an installed entry, a tuned one, one of the architecture, or the default.
 
     Raises:
         ValueError: a tile that no table has.
     """
     for table in (
+        _installed.get(architecture, {}).get(kernel, {}),
         _tuned().get(architecture, {}).get(kernel, {}),
         BY_ARCHITECTURE.get(architecture, {}).get(kernel, {}),
         DEFAULT[kernel],
@@ -155,6 +162,15 @@ def settings(kernel: str, architecture: int, *key: int) -> Settings:
             return table[key]
     wanted = ", ".join(map(str, DEFAULT[kernel]))
     raise ValueError(f"{kernel}: no launch settings for {key}, wanted one of {wanted}")
+
+
+def install(table: dict[int, dict[str, Table]]) -> None:
+    """Use these settings before all others from now on, in this process; {} takes them away again.
+
+    What `torch.compile` or a CUDA graph has recorded keeps the settings that it was recorded with.
+    """
+    _installed.clear()
+    _installed.update(table)
 
 
 def read_table(path: Path) -> dict[int, dict[str, Table]]:

@@ -3,6 +3,7 @@
     auto        CUDA tensors take the operators, where Triton is installed; all others the reference
     operator    every tensor takes the operators; on a CPU they compute the reference's formulas, and under
                 TRITON_INTERPRET=1 they run the Triton kernels
+    apex        as auto, with the LayerNorm of NVIDIA's Apex in place of the operator's
     reference   plain PyTorch everywhere
 
 `LXMERT_FAST_KERNELS` sets it for a process, `implementation` for a block of code. Nothing here, and nothing
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 VARIABLE = "LXMERT_FAST_KERNELS"
-CHOICES = ("auto", "operator", "reference")
+CHOICES = ("auto", "operator", "apex", "reference")
 #: The keys that one attention kernel holds at a time: 64 text positions and 100 boxes fit.
 MOST_KEYS = 128
 
@@ -41,9 +42,14 @@ def implementation(choice: str) -> Iterator[None]:
 def use_operators(x: Tensor) -> bool:
     """Whether a call on this tensor goes to the operators."""
     choice = _checked(_chosen[0])
-    if choice == "auto":
+    if choice in ("auto", "apex"):
         return x.device.type == "cuda" and has_triton()
     return choice == "operator"
+
+
+def use_apex(x: Tensor) -> bool:
+    """Whether a LayerNorm of this tensor goes to NVIDIA's Apex."""
+    return _checked(_chosen[0]) == "apex" and x.device.type == "cuda"
 
 
 @lru_cache
@@ -59,7 +65,9 @@ def interprets() -> bool:
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether an operator on this tensor launches Triton kernels."""
+    """Whether an operator on this tensor launches Triton kernels. They compute in fp32, so fp64 does not."""
+    if x.dtype is torch.float64:
+        return False
     return x.device.type == "cuda" or (x.device.type == "cpu" and interprets())
 
 
@@ -78,6 +86,11 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 132
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast changes the dtypes of operations on this tensor."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def _checked(choice: str) -> str:

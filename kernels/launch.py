@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .dispatch import processors
 #: Of a backward pass: the sums of a program are then under a sixth of what it reads and writes.
 ROWS_A_PROGRAM = 32
 
+MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
 Listener = Callable[[str, tuple[int, ...]], None]
 _listeners: list[Listener] = []
 
@@ -46,6 +47,11 @@ def launch(
             num_stages=settings.stages,
             enable_fp_fusion=True,
         )
+
+
+def in_order(x: MaybeTensor) -> MaybeTensor:
+    """A tensor, if there is one, as a kernel reads it that is told no strides."""
+    return None if x is None else x.contiguous()
 
 
 def programs_for(rows: int, tile: int, device: torch.device, least: int = ROWS_A_PROGRAM) -> int:

@@ -11,7 +11,8 @@ order, the same bits each time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Readers:
     starts: Tensor
     """(R + 1,) int64."""
     rows: Tensor
-    """(N,) int64, ascending between two starts."""
+    """(N,) int64, ascending between two starts; what lies beyond the last start is padding."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +71,80 @@ def between(queries: Layout, keys: Layout, query_rows: int, key_rows: int) -> Me
     )
 
 
-def crossing(texts: Layout, objects: Layout, text_rows: int, object_rows: int) -> Meetings:
-    """Both directions of cross attention over one buffer: rows of text, then rows of objects."""
-    offset = text_rows, texts.written
-    written = texts.written + objects.written
+def crossing(
+    texts: Layout,
+    objects: Layout,
+    text_rows: int,
+    object_rows: int,
+    written_rows: tuple[int, int] | None = None,
+) -> Meetings:
+    """Both directions of cross attention over one buffer: rows of text, then rows of objects.
+
+    Args:
+        text_rows, object_rows: that are read.
+        written_rows: of text and of objects; those of the layouts, where the buffer has no more.
+    """
+    text_written, object_written = written_rows or (texts.written, objects.written)
+    offset = text_rows, text_written
+    written = text_written + object_written
     readers = None
     if texts.shared or objects.shared:
         readers = _readers([texts.sources(), objects.sources() + text_rows], text_rows + object_rows)
+        # objects are written after the padding of the text
+        late = (readers.rows >= texts.written) * (text_written - texts.written)
+        readers = Readers(readers.starts, readers.rows + late)
     return _join(
         _meet(texts, objects, (0, 0), offset, (written, written), readers),
         _meet(objects, texts, offset, (0, 0), (written, written), readers),
     )
 
 
-def side_by_side(texts: Layout, objects: Layout) -> Meetings:
-    """Self-attention of two streams that stand in one buffer, text first; neither is shared."""
-    offset = (texts.written,) * 2
-    written = (texts.written + objects.written,) * 2
+def side_by_side(texts: Layout, objects: Layout, rows: tuple[int, int] | None = None) -> Meetings:
+    """Self-attention of two streams that stand in one buffer, text first; neither is shared.
+
+    `rows` of text and of objects: those of the layouts, where the buffer has no more.
+    """
+    text_rows, object_rows = rows or (texts.written, objects.written)
+    offset = (text_rows,) * 2
+    written = (text_rows + object_rows,) * 2
     return _join(
         _meet(texts, texts, (0, 0), (0, 0), written, None),
         _meet(objects, objects, offset, offset, written, None),
     )
+
+
+class Span(NamedTuple):
+    """Rows that nobody has: `rows` of them are written from `written` on; they read from `read` on."""
+
+    read: int
+    written: int
+    rows: int
+    read_rows: int
+    """Rows that there are to read."""
+
+
+def covered(meetings: Meetings, queries: Span, keys: Span, entries: int) -> Meetings:
+    """The meetings and `entries` more over rows that pad a buffer, so that none is left unwritten.
+
+    Raises:
+        ValueError: the entries do not cover the rows.
+    """
+    most = min(meetings.most_queries, meetings.most_keys)
+    columns = []
+    for span in (queries, keys):
+        limit = min(most, span.read_rows) if span.rows else 0
+        if span.rows > entries * limit:
+            raise ValueError(f"{entries} entries of {limit} rows do not cover {span.rows}")
+        first = torch.arange(entries) * limit
+        lengths = (span.rows - first).clamp(0, limit)
+        # rows that several pairs read have no row of their own to read; the first ones serve
+        step = first if span.read == span.written else first * 0
+        columns += [span.read + step, span.written + first, lengths]
+    table = torch.cat([meetings.table, torch.stack(columns, 1)])
+    bias = meetings.bias
+    if bias is not None:
+        bias = torch.cat([bias, bias.new_zeros(entries, bias.shape[1])])
+    return replace(meetings, table=table, bias=bias)
 
 
 def _meet(
@@ -137,7 +191,8 @@ def _joined_bias(a: Meetings, b: Meetings) -> Tensor | None:
     given = [m.bias for m in (a, b) if m.bias is not None]
     if not given:
         return None
-    width = max(bias.shape[1] for bias in given)
+    # a direction without a mask may have more keys than the one with it
+    width = max(a.most_keys, b.most_keys)
     parts = []
     for meetings in (a, b):
         bias = given[0].new_zeros(len(meetings.table), width)

@@ -32,6 +32,11 @@ class Seed(NamedTuple):
         return Seed(self.value, self.site * 64 + i + 1)
 
 
+def part(seed: Seed | None, i: int) -> Seed | None:
+    """The seed of the i-th part, if there is one."""
+    return None if seed is None else seed.split(i)
+
+
 def draw_seed(device: torch.device) -> Seed:
     """A seed from PyTorch's generator of the device: its state governs every mask of a forward pass."""
     return Seed(torch.randint(2**62, (1,), dtype=torch.int64, device=device))

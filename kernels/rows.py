@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.library import custom_op
 
-from .checks import check_device, check_rows, wrong
+from .checks import check_device, check_indices, check_readers, check_rows
 from .dispatch import runs_triton
 from .self_attention import tabled
 
@@ -29,10 +29,8 @@ def repeat_rows(x: Tensor, source: Tensor, starts: Tensor, readers: Tensor) -> T
     """
     check_rows("repeat_rows", "x", x)
     check_device("repeat_rows", x, source=source, starts=starts, readers=readers)
-    if len(starts) != len(x) + 1:
-        raise wrong("repeat_rows", "starts", f"of length {len(starts)}", f"{len(x) + 1}, one more than rows")
-    if len(readers) != len(source):
-        raise wrong("repeat_rows", "readers", f"of length {len(readers)}", f"{len(source)} as source")
+    check_indices("repeat_rows", "source", source)
+    check_readers("repeat_rows", ("starts", "readers", "source"), starts, readers, len(x), len(source))
     return x.index_select(0, source)
 
 
@@ -43,11 +41,19 @@ def _(x: Tensor, source: Tensor, starts: Tensor, readers: Tensor) -> Tensor:
 
 @custom_op("lxmert_fast::sum_readers", mutates_args=())
 def sum_readers(x: Tensor, starts: Tensor, readers: Tensor) -> Tensor:
-    """(N, W) to (R, W): at each row the sum of those that read it, in their order, in fp32."""
+    """(N, W) to (R, W): at each row the sum of those that read it, in their order, in fp32.
+
+    Raises:
+        ValueError: an argument that does not fit.
+    """
+    check_rows("sum_readers", "x", x)
+    check_device("sum_readers", x, starts=starts, readers=readers)
+    check_indices("sum_readers", "starts", starts)
+    check_indices("sum_readers", "readers", readers)
     if runs_triton(x):
         from .self_attention.triton import launch_sum_readers
 
-        return launch_sum_readers(x.contiguous(), starts, readers)
+        return launch_sum_readers(x.contiguous(), starts.contiguous(), readers.contiguous())
     return tabled.sum_readers(x, starts, readers)
 
 

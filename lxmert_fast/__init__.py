@@ -22,6 +22,8 @@ _HOMES = {
     "accelerate": "swap",
     "compile_model": "compiled",
     "quantize": "int8",
+    "GraphRunner": "graphs",
+    "forget_joined_weights": "dense",
     "LxmertModel": "modeling",
     "LxmertForPreTraining": "models",
     "LxmertForQuestionAnswering": "models",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .kernels.bias_gelu import bias_gelu, gelu_linear
+from .kernels.dispatch import autocasts, use_operators
 
 
 def dense(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -36,9 +37,29 @@ def dense(x: Tensor, *layers: nn.Module) -> Tensor:
         weight, bias = _prepared(plain)
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     weights, biases = [layer.weight for layer in plain], [layer.bias for layer in plain]
+    if _may_keep(x, plain):
+        return nn.functional.linear(x, *_prepared(plain, for_onednn=False))
     if len(plain) > 1 and torch.is_grad_enabled() and _keeps_dtype(x, biases):
+        # an optimizer may come between this call and the next one without gradients, and leave no mark
+        forget_joined_weights(plain[0])
         return _JoinedLinear.apply(len(plain), x, *weights, *biases)
     return nn.functional.linear(x, *_joined(plain))
+
+
+def product(x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """W x, and b where the next operation is an operator that adds it; else W x + b and None."""
+    if not leaves_bias(x, layer):
+        return dense(x, layer), None
+    plain = cast(nn.Linear, layer)
+    return nn.functional.linear(x, plain.weight), plain.bias
+
+
+def leaves_bias(x: Tensor, *layers: nn.Module) -> bool:
+    """Whether operators follow these layers' products and add their biases."""
+    if not use_operators(x) or autocasts(x):
+        return False
+    plain = _plain(layers)
+    return plain is not None and plain[0].bias is not None
 
 
 def dense_gelu(x: Tensor, layer: nn.Module) -> Tensor:
@@ -53,7 +74,7 @@ def dense_gelu(x: Tensor, layer: nn.Module) -> Tensor:
 def gelu_dense(u: Tensor, layer: nn.Module) -> Tensor:
     """W gelu(u) + b, exact GELU, keeping u alone for backward: (N, inner) to (N, width)."""
     plain = _plain((layer,))
-    if plain is None or plain[0].bias is None or torch.is_autocast_enabled(u.device.type):
+    if plain is None or plain[0].bias is None or autocasts(u):
         return layer(bias_gelu(u))
     return gelu_linear(u, plain[0].weight, plain[0].bias)
 
@@ -87,11 +108,7 @@ def _joined(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
 
 
 def _keeps_dtype(x: Tensor, biases: Sequence[Tensor | None]) -> bool:
-    return (
-        None not in biases
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled(x.device.type)
-    )
+    return None not in biases and not torch.compiler.is_compiling() and not autocasts(x)
 
 
 class _JoinedLinear(torch.autograd.Function):
@@ -119,7 +136,20 @@ class _JoinedLinear(torch.autograd.Function):
         )
 
 
+def _may_keep(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
+    """Whether operators follow, which no other layout of the weights would help."""
+    return (
+        len(layers) > 1
+        and use_operators(x)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not autocasts(x)
+    )
+
+
 def _may_prepare(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
+    if use_operators(x):
+        return False
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu" or not x.numel():
         return False
     return (
@@ -143,23 +173,41 @@ _SAMPLES = 64
 _KEPT: WeakKeyDictionary[nn.Module, dict[int, _Prepared]] = WeakKeyDictionary()
 
 
-def _prepared(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
+def _prepared(layers: tuple[nn.Linear, ...], for_onednn: bool = True) -> tuple[Tensor, Tensor | None]:
     """The joined weights of plain layers, prepared anew where one has changed.
 
     A change shows in the tensors' identities and version counters. One that goes around these, through
-    `.data`, shows in a sample of the numbers: new weights differ everywhere.
+    `.data`, shows in a sample of the numbers: new weights differ everywhere. A GPU would have to wait for the
+    sample; there a call with gradients forgets what was kept, and whoever writes through `.data` between two
+    calls without gradients has to call `forget_joined_weights`.
     """
     parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-    mark = tuple((id(p), p.data_ptr(), _version(p)) for p in parameters)
-    samples = torch.cat([_sample(p) for p in parameters])
+    mark = (for_onednn, *((id(p), p.data_ptr(), _version(p)) for p in parameters))
+    samples = torch.cat([_sample(p) for p in parameters]) if for_onednn else parameters[0].new_empty(0)
     kept = _KEPT.setdefault(layers[0], {}).get(len(layers))
-    if kept is None or kept.mark != mark or not torch.equal(kept.samples, samples):
+    if kept is None or kept.mark != mark or (for_onednn and not torch.equal(kept.samples, samples)):
         with torch.no_grad():
             weight, bias = _joined(layers)
-            weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+            if for_onednn:
+                weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         kept = _Prepared(mark, samples, weight, None if bias is None else bias.detach().clone())
         _KEPT[layers[0]][len(layers)] = kept
     return kept.weight, kept.bias
+
+
+def joined_parameters(layers: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor]:
+    """Weights and biases of plain layers side by side, kept until one changes. Without gradients only."""
+    weight, bias = _prepared(cast(tuple[nn.Linear, ...], layers), for_onednn=False)
+    assert bias is not None
+    return weight, bias
+
+
+def forget_joined_weights(first: nn.Module | None = None) -> None:
+    """Join weights anew at the next call without gradients: of layers led by this one, or all."""
+    if first is None:
+        _KEPT.clear()
+    else:
+        _KEPT.pop(first, None)
 
 
 def _version(p: Tensor) -> int:

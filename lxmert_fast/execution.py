@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .kernels.layout import Layout, dense, packed, shared
+from .kernels.meetings import Meetings
 from .kernels.self_attention import additive_mask
 
 
@@ -52,6 +53,7 @@ class Stream:
         kept_of_pairs: likewise b * T + t, of the rows of the pairs.
         read: (M,) int64, the rows of the pairs that are read of the last layer.
         readers: how those stand, as queries.
+        positions: (N,) int64 in 0..T-1, the position of each row; of texts, where operators want them.
     """
 
     single: Layout
@@ -61,6 +63,7 @@ class Stream:
     kept_of_pairs: Tensor | None = None
     read: Tensor | None = None
     readers: Layout | None = None
+    positions: Tensor | None = None
 
     def select(self, x: Tensor) -> Tensor:
         """The input (S, T, ...) to its rows (N, ...)."""
@@ -75,6 +78,46 @@ class Stream:
         return rows.unflatten(0, (self.pairs.batch, width))
 
 
+class Room(NamedTuple):
+    """How many rows each buffer has; those beyond a plan's own are padding that nobody reads."""
+
+    texts: int
+    objects: int
+    pair_texts: int
+    pair_objects: int
+    read_texts: int
+    read_objects: int
+    words: int
+    """Of the rows of text that are read, those of the words."""
+
+
+class Tables(NamedTuple):
+    """Who attends to whom in the cross-modality encoder, as the operators read it.
+
+    Attributes:
+        entry: cross attention of the first layer, from the rows of texts and images.
+        source: (N,) int64, the row of those that each of the pairs' rows comes from; None: all in order.
+        cross: cross attention from the second layer on.
+        own: self-attention of both streams.
+        from_text: cross attention from the texts alone, in a last layer whose objects nobody reads.
+        text_readers, object_readers: of the last layer, from the rows that are read to all of theirs.
+        room: rows of the buffers.
+    """
+
+    entry: Meetings | None = None
+    source: Tensor | None = None
+    cross: Meetings | None = None
+    own: Meetings | None = None
+    from_text: Meetings | None = None
+    text_readers: Meetings | None = None
+    object_readers: Meetings | None = None
+    room: Room | None = None
+
+
+#: The reference serves.
+NO_TABLES = Tables()
+
+
 @dataclass(frozen=True)
 class Plan:
     """Both streams, and who reads what of the last layer.
@@ -83,6 +126,7 @@ class Plan:
         whole: every row of the last layer is computed.
         pooled: (B,) int64, position 0 of each pair among the text rows that leave the last layer.
         words: (M,) int64, likewise the words that were asked for, in the order of (pair, position).
+        tables: for the operators.
     """
 
     text: Stream
@@ -90,6 +134,23 @@ class Plan:
     whole: bool
     pooled: Tensor
     words: Tensor | None = None
+    tables: Tables = NO_TABLES
+
+    @property
+    def text_rows(self) -> int:
+        """Rows of texts before the first cross-modality layer."""
+        room = self.tables.room
+        return self.text.single.written if room is None else room.texts
+
+    @property
+    def pair_text_rows(self) -> int:
+        """Rows of texts from there on."""
+        room = self.tables.room
+        return self.text.pairs.written if room is None else room.pair_texts
+
+    def read_outputs(self, text: Tensor, objects: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What heads read, where no more than that was computed: rows (M, H), None where they read none."""
+        return None if self.words is None else text.index_select(0, self.words), objects
 
     def outputs(
         self, text: Tensor, objects: Tensor | None, reads: Reads | None, length: int, boxes: int
@@ -102,7 +163,7 @@ class Plan:
             assert objects is not None
             return self.text.spread(text, length), self.objects.spread(objects, boxes)
         if not self.whole:
-            return None if self.words is None else text.index_select(0, self.words), objects
+            return self.read_outputs(text, objects)
         words, regions = reads
         return (
             None if words is None else text[words.flatten()],
@@ -124,9 +185,14 @@ class Inputs(NamedTuple):
     image_index: Tensor | None
     device: torch.device
 
+    def to(self, device: torch.device) -> Inputs:
+        """The same with masks and indices on a device."""
+        texts, images, text_index, image_index = (None if x is None else x.to(device) for x in self[2:6])
+        return Inputs(self.text_size, self.image_size, texts, images, text_index, image_index, device)
+
 
 def make_plan(inputs: Inputs, reads: Reads | None, pack: bool, dtype: torch.dtype) -> Plan:
-    """The plan of a batch.
+    """The plan of a batch, on the device of its masks: the host, but for a graph that is traced.
 
     Args:
         reads: None where every row of the last layer is wanted.

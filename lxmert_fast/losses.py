@@ -7,7 +7,7 @@ parameters, never NaN. Half precision is computed in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import InputError
+from .execution import Reads
 
 IGNORE = -100
 
@@ -143,46 +144,87 @@ def labels_per_pair(labels: ObjectLabels, image_index: Tensor) -> ObjectLabels:
 
 
 class Labelled(NamedTuple):
-    """What of a batch has labels: all that a loss reads."""
+    """What of a batch has labels: all that a loss reads. Indices, made on the host like a plan."""
 
-    words: Tensor | None
-    """(B, T) bool."""
-    word_labels: Tensor | None
-    """(M,) of those words."""
-    regions: Tensor | None
-    """(B, O) bool, regions with a weight in any head."""
+    words: Picked | None
+    """Positions b * T + t of the texts."""
+    heads: dict[str, Picked] | None
+    """By object head, regions b * O + o."""
     rows: dict[str, Tensor]
-    """By object head, which of those regions it reads."""
-    object_labels: ObjectLabels | None
-    """By object head, of the regions that it reads."""
+    """By object head, where its regions are among those that any head reads, (M,) int64."""
     num_objects: int | None
     """B * O, what the losses are means over."""
-    answered: Tensor | None
-    """(B,) bool."""
-    answer_labels: Tensor | None
-    """Of those pairs."""
+    answered: Picked | None
+    """Pairs."""
 
     @classmethod
-    def of(cls, words: Tensor | None, objects: ObjectLabels | None, answers: Tensor | None) -> Labelled:
-        """Select from labels of all positions, objects and pairs."""
-        has_word = None if words is None else words != IGNORE
-        has_answer = None if answers is None else answers != IGNORE
-        regions, rows, kept = None, {}, None
+    def of(
+        cls, words: Tensor | None, objects: ObjectLabels | None, answers: Tensor | None
+    ) -> tuple[Labelled, Reads]:
+        """Select from labels of all positions, objects and pairs; and what heads read for it."""
+        has_word = None if words is None else words.cpu() != IGNORE
+        has_answer = None if answers is None else answers.cpu() != IGNORE
+        regions, rows, heads = None, {}, None
         if objects is not None:
-            weighted = {name: weight != 0 for name, (_, weight) in objects.items()}
+            weighted = {name: weight.cpu() != 0 for name, (_, weight) in objects.items()}
             regions = torch.stack(list(weighted.values())).any(0)
-            rows = {name: chosen[regions] for name, chosen in weighted.items()}
-            kept = {
-                name: (target[weighted[name]], weight[weighted[name]])
-                for name, (target, weight) in objects.items()
-            }
-        return cls(
-            has_word,
-            None if words is None else words[has_word],
-            regions,
+            rows = {name: _where(chosen[regions]) for name, chosen in weighted.items()}
+            heads = {name: Picked(_where(chosen)) for name, chosen in weighted.items()}
+        labelled = cls(
+            None if has_word is None else Picked(_where(has_word)),
+            heads,
             rows,
-            kept,
             None if regions is None else regions.numel(),
-            has_answer,
-            None if answers is None else answers[has_answer],
+            None if has_answer is None else Picked(_where(has_answer)),
         )
+        return labelled, Reads(has_word, regions)
+
+    def padded(self, size: Callable[[str, int], int]) -> Labelled:
+        """Every index as long as `size` makes it, by its name and its length."""
+
+        def longer(name: str, picked: Picked) -> Picked:
+            return picked.padded(size(name, len(picked.places)))
+
+        heads = self.heads and {name: longer(name, picked) for name, picked in self.heads.items()}
+        return self._replace(
+            words=self.words and longer("words", self.words),
+            heads=heads,
+            rows={name: _longer(index, size(name, len(index))) for name, index in self.rows.items()},
+            answered=self.answered and longer("answered", self.answered),
+        )
+
+    def object_labels(self, labels: ObjectLabels) -> ObjectLabels:
+        """By object head, (target, weight) of the regions that it reads."""
+        assert self.heads is not None
+        chosen = {}
+        for name, picked in self.heads.items():
+            target, weight = (x.flatten(0, 1).index_select(0, picked.places) for x in labels[name])
+            chosen[name] = target, weight if picked.there is None else weight * picked.there
+        return chosen
+
+
+class Picked(NamedTuple):
+    """An index into a batch."""
+
+    places: Tensor
+    """(M,) int64."""
+    there: Tensor | None = None
+    """(M,) bool, False at padding for a graph; None: there is none."""
+
+    def padded(self, size: int) -> Picked:
+        """As long as that."""
+        there = torch.arange(size, device=self.places.device) < len(self.places)
+        return Picked(_longer(self.places, size), there)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """(M,) of the labels, -100 at padding."""
+        picked = labels.flatten().index_select(0, self.places)
+        return picked if self.there is None else torch.where(self.there, picked, IGNORE)
+
+
+def _where(mask: Tensor) -> Tensor:
+    return mask.flatten().nonzero()[:, 0]
+
+
+def _longer(index: Tensor, size: int) -> Tensor:
+    return F.pad(index, (0, size - len(index)))

@@ -14,7 +14,7 @@ objects, N rows, H hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,26 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN, GELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .dense import dense, dense_gelu, gelu_dense, has_hooks
+from .both_streams import both_streams, can_go_together
+from .dense import dense, dense_gelu, gelu_dense, has_hooks, leaves_bias, product
 from .errors import InputError
 from .execution import Inputs, Plan, Reads, Stream, make_plan
 from .inputs import check_inputs
+from .kernels import text_embedding as text_kernels
+from .kernels import visual_embedding as visual_kernels
+from .kernels.bias_gelu import bias_gelu_linear
 from .kernels.cross_attention import cross_attention
-from .kernels.dropout_add_layer_norm import dropout_add_layer_norm
+from .kernels.dispatch import autocasts, use_operators
+from .kernels.dropout_add_layer_norm import dropout_add_layer_norm, invertible
 from .kernels.layout import Layout
+from .kernels.meetings import Meetings
+from .kernels.philox import Seed, draw_seed, part
+from .kernels.rows import repeat_rows
 from .kernels.self_attention import attention, self_attention
-from .kernels.text_embedding import text_embedding
-from .kernels.visual_embedding import visual_embedding
 from .outputs import LxmertModelOutput, huggingface_tuple
 from .repeats import share_repeats
+from .tables import Sizes, bucketed_room, with_tables
+from .transfer import to_device
 
 LAYER_NORM_EPS = 1e-12
 
@@ -64,8 +72,27 @@ class LxmertEmbeddings(nn.Module):
         token_type_ids: Tensor | None,
         inputs_embeds: Tensor | None,
         text: Stream,
+        seed: Seed | None = None,
     ) -> Tensor:
         """Ids (S, T), or word vectors (S, T, H) in their place, to the rows of the stream (N, H)."""
+        if input_ids is not None and text.positions is not None and self._by_operator():
+            return text_kernels.embed_text(
+                (
+                    self.word_embeddings.weight,
+                    self.position_embeddings.weight,
+                    self.token_type_embeddings.weight,
+                ),
+                (
+                    text.select(input_ids),
+                    text.positions,
+                    None if token_type_ids is None else text.select(token_type_ids),
+                ),
+                (self.LayerNorm.weight, self.LayerNorm.bias),
+                padding=0,
+                dropout_p=dropout_rate(self),
+                eps=LAYER_NORM_EPS,
+                seed=seed,
+            )
         if inputs_embeds is None:
             assert input_ids is not None
             words, length = self.word_embeddings(text.select(input_ids)), input_ids.shape[1]
@@ -79,13 +106,28 @@ class LxmertEmbeddings(nn.Module):
             vectors = self.position_embeddings(text.kept % length)
         # segment 0 is one row for all
         segments = positions.new_zeros(1) if token_type_ids is None else text.select(token_type_ids)
-        return text_embedding(
+        return text_kernels.text_embedding(
             words,
             vectors,
             self.token_type_embeddings(segments),
             (self.LayerNorm.weight, self.LayerNorm.bias),
             dropout_p=dropout_rate(self),
             eps=LAYER_NORM_EPS,
+        )
+
+    def _by_operator(self) -> bool:
+        """Whether one launch may look everything up: tables as the reference has them, without hooks."""
+        tables = self.word_embeddings, self.position_embeddings, self.token_type_embeddings
+        return (
+            use_operators(self.word_embeddings.weight)
+            and text_kernels.fits(self.word_embeddings.weight.shape[1])
+            and all(
+                type(table) is nn.Embedding
+                and table.padding_idx == 0
+                and table.max_norm is None
+                and not has_hooks(table)
+                for table in tables
+            )
         )
 
 
@@ -100,15 +142,35 @@ class LxmertVisualFeatureEncoder(nn.Module):
         self.box_layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, visual_feats: Tensor, visual_pos: Tensor) -> Tensor:
+    def forward(self, visual_feats: Tensor, visual_pos: Tensor, seed: Seed | None = None) -> Tensor:
         """Features (N, F) and boxes (N, 4) to rows (N, H)."""
-        return visual_embedding(
+        if self._by_operator(visual_feats):
+            return visual_kernels.embed_regions(
+                *product(visual_feats, self.visn_fc),
+                visual_pos,
+                (self.box_fc.weight, self.box_fc.bias),
+                (self.visn_layer_norm.weight, self.visn_layer_norm.bias),
+                (self.box_layer_norm.weight, self.box_layer_norm.bias),
+                dropout_p=dropout_rate(self),
+                eps=LAYER_NORM_EPS,
+                seed=seed,
+            )
+        return visual_kernels.visual_embedding(
             dense(visual_feats, self.visn_fc),
             self.box_fc(visual_pos),
             (self.visn_layer_norm.weight, self.visn_layer_norm.bias),
             (self.box_layer_norm.weight, self.box_layer_norm.bias),
             dropout_p=dropout_rate(self),
             eps=LAYER_NORM_EPS,
+        )
+
+    def _by_operator(self, x: Tensor) -> bool:
+        return (
+            use_operators(x)
+            and visual_kernels.fits(self.visn_layer_norm.weight.shape[0], self.box_fc.weight.shape[1])
+            and type(self.box_fc) is nn.Linear
+            and not has_hooks(self.box_fc)
+            and not autocasts(x)
         )
 
 
@@ -133,13 +195,14 @@ class LxmertAttention(nn.Module):
         """Rows (N, H) to query, key and value side by side (N, 3H)."""
         return dense(x, self.query, self.key, self.value)
 
-    def settings(self, want_probabilities: bool = False) -> dict[str, Any]:
+    def settings(self, want_probabilities: bool = False, seed: Seed | None = None) -> dict[str, Any]:
         """What the attention operations need beside tensors."""
         config = getattr(self, "config", None)
         return {
             "num_heads": self.num_attention_heads,
             "dropout_p": dropout_rate(self),
             "want_probabilities": want_probabilities,
+            "seed": seed,
             # transformers' modules have no configuration of their own, and what is fused is exact
             "implementation": (config and config._attn_implementation) or "sdpa",
         }
@@ -154,19 +217,21 @@ class LxmertResidual(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor, seed: Seed | None = None) -> Tensor:
         """Rows (N, in_size) and (N, H) to (N, H)."""
-        return self.end(dense(x, self.dense), residual)
+        return self.end(*product(x, self.dense), residual, seed)
 
-    def end(self, product: Tensor, residual: Tensor) -> Tensor:
-        """The same after the product."""
+    def end(self, x: Tensor, bias: Tensor | None, residual: Tensor, seed: Seed | None = None) -> Tensor:
+        """The same after the product, whose bias may still be to be added."""
         return dropout_add_layer_norm(
-            product,
+            x,
             residual,
             self.LayerNorm.weight,
             self.LayerNorm.bias,
+            bias=bias,
             dropout_p=dropout_rate(self),
             eps=LAYER_NORM_EPS,
+            seed=seed,
         )
 
 
@@ -178,28 +243,35 @@ class LxmertSelfAttentionLayer(nn.Module):
         self.self = LxmertAttention(config)
         self.output = LxmertResidual(config, config.hidden_size)
 
-    def forward(self, x: Tensor, layout: Layout, want: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, layout: Layout, want: bool = False, seed: Seed | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Rows (N, H) to rows (N, H) and, when wanted, probabilities (B, heads, T, T)."""
-        context, probabilities = self_attention(self.self.project(x), layout, **self.self.settings(want))
-        return self.output(context, x), probabilities
+        settings = self.self.settings(want, part(seed, 0))
+        context, probabilities = self_attention(self.self.project(x), layout, **settings)
+        return self.output(context, x, part(seed, 1)), probabilities
 
-    def read(self, x: Tensor, layout: Layout, rows: Tensor, readers: Layout) -> Tensor:
-        """The sub-layer at some of its rows (M, H): they ask, all rows answer."""
+    def read(self, x: Tensor, stream: Stream, meetings: Meetings | None, seed: Seed | None) -> Tensor:
+        """The sub-layer at the rows that are read (M, H): they ask, all rows of the stream answer."""
+        assert stream.read is not None
+        assert stream.readers is not None
+        rows = stream.read
         asking = x.index_select(0, rows)
         context, _ = attention(
             dense(asking, self.self.query),
             dense(x, self.self.key, self.self.value),
-            readers,
-            layout,
-            **self.self.settings(),
+            stream.readers,
+            stream.pairs,
+            meetings=meetings,
+            **self.self.settings(seed=part(seed, 0)),
         )
-        return self.output(context, asking)
+        return self.output(context, asking, part(seed, 1))
 
 
 class LxmertCrossAttentionLayer(nn.Module):
     """Cross-attention sub-layer: one set of weights, LayerNorm included, serves both directions.
 
-    So both streams go through each product together, text rows first.
+    So both streams go through it in one buffer, text rows first.
     """
 
     def __init__(self, config: LxmertConfig) -> None:
@@ -208,34 +280,35 @@ class LxmertCrossAttentionLayer(nn.Module):
         self.output = LxmertResidual(config, config.hidden_size)
 
     def forward(
-        self, text: Tensor, texts: Layout, objects: Tensor, images: Layout, want: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        self, rows: Tensor, meeting: Meeting, want: bool = False, seed: Seed | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Both streams through the sub-layer, each reading the other's *input*.
 
-        Returns rows of text (N, H), of objects, and probabilities of both directions when wanted.
+        Returns rows of the pairs (N, H), text first, and probabilities of both directions when wanted.
         """
         met = cross_attention(
-            self.att.project(torch.cat([text, objects])),
-            text.shape[0],
-            texts,
-            images,
-            **self.att.settings(want),
+            self.att.project(rows),
+            meeting.split,
+            meeting.texts,
+            meeting.images,
+            meetings=meeting.table,
+            **self.att.settings(want, part(seed, 0)),
         )
-        text, objects = texts.repeat(text), images.repeat(objects)
-        together = self.output(met.context, torch.cat([text, objects]))
-        text, objects = together.split([text.shape[0], objects.shape[0]])
-        return text, objects, met.text_probabilities, met.object_probabilities
+        together = self.output(met.context, meeting.repeat(rows), part(seed, 1))
+        return together, met.text_probabilities, met.object_probabilities
 
-    def read_text(self, text: Tensor, texts: Layout, objects: Tensor, images: Layout) -> Tensor:
-        """The direction from text to objects alone."""
+    def read_text(self, rows: Tensor, meeting: Meeting, seed: Seed | None = None) -> Tensor:
+        """The direction from text to objects alone: rows of the pairs' texts."""
+        text, objects = rows[: meeting.split], rows[meeting.split :]
         context, _ = attention(
             dense(text, self.att.query),
             dense(objects, self.att.key, self.att.value),
-            texts,
-            images,
-            **self.att.settings(),
+            meeting.texts,
+            meeting.images,
+            meetings=meeting.from_text,
+            **self.att.settings(seed=part(seed, 0)),
         )
-        return self.output(context, texts.repeat(text))
+        return self.output(context, meeting.texts.repeat(text), part(seed, 1))
 
 
 class LxmertIntermediate(nn.Module):
@@ -256,15 +329,24 @@ def activated(x: Tensor, layer: nn.Module, activation: nn.Module) -> Tensor:
     return dense_gelu(x, layer) if isinstance(activation, GELUActivation) else activation(layer(x))
 
 
-def feed_forward(inner: LxmertIntermediate, outer: LxmertResidual, x: Tensor) -> Tensor:
+def feed_forward(
+    inner: LxmertIntermediate, outer: LxmertResidual, x: Tensor, seed: Seed | None = None
+) -> Tensor:
     """The feed-forward sub-layer: LayerNorm(dropout(W_2 gelu(W_1 x + b_1) + b_2) + x).
 
     For backward the activation is kept once, not twice, unless a hook wants to see it.
     """
-    exact = isinstance(inner.intermediate_act_fn, GELUActivation)
-    if torch.is_grad_enabled() and exact and not (has_hooks(inner) or has_hooks(outer)):
-        return outer.end(gelu_dense(dense(x, inner.dense), outer.dense), x)
-    return outer(inner(x), x)
+    exact = isinstance(inner.intermediate_act_fn, GELUActivation) and not (
+        has_hooks(inner) or has_hooks(outer)
+    )
+    if exact and leaves_bias(x, inner.dense, outer.dense):
+        u, bias = product(x, inner.dense)
+        assert bias is not None
+        y = bias_gelu_linear(u, (bias,), (outer.dense.weight,), len(x))
+        return outer.end(y, outer.dense.bias, x, seed)
+    if exact and torch.is_grad_enabled():
+        return outer.end(gelu_dense(dense(x, inner.dense), outer.dense), None, x, seed)
+    return outer(inner(x), x, seed)
 
 
 class LxmertLayer(GradientCheckpointingLayer):
@@ -276,10 +358,12 @@ class LxmertLayer(GradientCheckpointingLayer):
         self.intermediate = LxmertIntermediate(config)
         self.output = LxmertResidual(config, config.intermediate_size)
 
-    def forward(self, x: Tensor, layout: Layout, want: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, layout: Layout, want: bool = False, seed: Seed | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Rows (N, H) to rows (N, H) and, when wanted, probabilities."""
-        attended, probabilities = self.attention(x, layout, want)
-        return feed_forward(self.intermediate, self.output, attended), probabilities
+        attended, probabilities = self.attention(x, layout, want, part(seed, 0))
+        return feed_forward(self.intermediate, self.output, attended, part(seed, 1)), probabilities
 
 
 class LxmertXLayer(GradientCheckpointingLayer):
@@ -296,44 +380,97 @@ class LxmertXLayer(GradientCheckpointingLayer):
         self.visn_output = LxmertResidual(config, config.intermediate_size)
 
     def forward(
-        self, text: Tensor, texts: Layout, objects: Tensor, images: Layout, plan: Plan, want: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Rows of text and objects to the pairs' rows, with both directions' probabilities if wanted.
+        self,
+        rows: Tensor,
+        meeting: Meeting,
+        plan: Plan,
+        want: bool = False,
+        seed: Seed | None = None,
+        apart: bool = False,
+    ) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor | None]:
+        """Rows of both streams, text first, to the pairs' rows.
 
-        `texts` and `images` say how the pairs read the rows that come in.
+        Args:
+            meeting: how the pairs read the rows that come in.
+            want: the probabilities of both directions.
+            apart: give the streams one by one, so that what nobody reads gets no gradient.
+
+        Returns:
+            The pairs' rows (N, H) alone, or those of text and those of objects; and probabilities.
         """
-        text, objects, text_to_objects, objects_to_text = self.visual_attention(
-            text, texts, objects, images, want
-        )
-        text, _ = self.lang_self_att(text, plan.text.pairs)
-        objects, _ = self.visn_self_att(objects, plan.objects.pairs)
-        text = feed_forward(self.lang_inter, self.lang_output, text)
-        objects = feed_forward(self.visn_inter, self.visn_output, objects)
-        return text, objects, text_to_objects, objects_to_text
+        rows, *probabilities = self.visual_attention(rows, meeting, want, part(seed, 0))
+        split = plan.pair_text_rows
+        if not apart and plan.tables.own is not None and can_go_together(self, rows):
+            return (both_streams(self, rows, split, plan.tables.own, part(seed, 1)),), *probabilities
+        text, _ = self.lang_self_att(rows[:split], plan.text.pairs, seed=part(seed, 2))
+        objects, _ = self.visn_self_att(rows[split:], plan.objects.pairs, seed=part(seed, 3))
+        text = feed_forward(self.lang_inter, self.lang_output, text, part(seed, 4))
+        objects = feed_forward(self.visn_inter, self.visn_output, objects, part(seed, 5))
+        streams = (text, objects) if apart else (torch.cat([text, objects]),)
+        return streams, *probabilities
 
     def read(
-        self, text: Tensor, texts: Layout, objects: Tensor, images: Layout, plan: Plan
+        self, rows: Tensor, meeting: Meeting, plan: Plan, seed: Seed | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The layer as far as its heads read it: rows of text (M, H), and of objects if any are read.
 
         A row that is read needs every row of its stream after cross attention, as keys, and no other row
         further on. What is skipped gets no gradient, as in the reference.
         """
+        read_objects = None
         if plan.objects.readers is None:
-            text = self.visual_attention.read_text(text, texts, objects, images)
-            read_objects = None
+            text = self.visual_attention.read_text(rows, meeting, part(seed, 0))
         else:
-            text, objects, _, _ = self.visual_attention(text, texts, objects, images)
-            read_objects = _read(self.visn_self_att, objects, plan.objects)
-            read_objects = feed_forward(self.visn_inter, self.visn_output, read_objects)
-        text = _read(self.lang_self_att, text, plan.text)
-        return feed_forward(self.lang_inter, self.lang_output, text), read_objects
+            rows, _, _ = self.visual_attention(rows, meeting, seed=part(seed, 0))
+            split = plan.pair_text_rows
+            text, objects = rows[:split], rows[split:]
+            asking = self.visn_self_att.read(objects, plan.objects, plan.tables.object_readers, part(seed, 3))
+            read_objects = feed_forward(self.visn_inter, self.visn_output, asking, part(seed, 5))
+        asking = self.lang_self_att.read(text, plan.text, plan.tables.text_readers, part(seed, 2))
+        return feed_forward(self.lang_inter, self.lang_output, asking, part(seed, 4)), read_objects
 
 
-def _read(layer: LxmertSelfAttentionLayer, x: Tensor, stream: Stream) -> Tensor:
-    assert stream.read is not None
-    assert stream.readers is not None
-    return layer.read(x, stream.pairs, stream.read, stream.readers)
+class Meeting(NamedTuple):
+    """How the pairs of a cross-modality layer read the rows that come in."""
+
+    split: int
+    """Rows of text; those of objects follow."""
+    texts: Layout
+    images: Layout
+    table: Meetings | None = None
+    from_text: Meetings | None = None
+    source: Tensor | None = None
+
+    @classmethod
+    def first(cls, plan: Plan) -> Meeting:
+        """Of the first layer, where a row may be a text's or an image's for several pairs."""
+        of = plan.tables
+        texts, images = plan.text.entry, plan.objects.entry
+        shares = texts.shared or images.shared
+        return cls(
+            plan.text_rows,
+            texts,
+            images,
+            of.entry,
+            None if shares else of.from_text,
+            of.source,
+        )
+
+    @classmethod
+    def later(cls, plan: Plan) -> Meeting:
+        """Of the other layers."""
+        of = plan.tables
+        return cls(plan.pair_text_rows, plan.text.pairs, plan.objects.pairs, of.cross, of.from_text)
+
+    def repeat(self, rows: Tensor) -> Tensor:
+        """Rows as often as pairs read them."""
+        if self.source is not None and self.table is not None and self.table.query_readers is not None:
+            readers = self.table.query_readers
+            return repeat_rows(rows, self.source, readers.starts, readers.rows)
+        if not (self.texts.shared or self.images.shared):
+            return rows
+        text, objects = rows[: self.split], rows[self.split :]
+        return torch.cat([self.texts.repeat(text), self.images.repeat(objects)])
 
 
 def per_pair(x: Tensor, index: Tensor | None) -> Tensor:
@@ -401,41 +538,53 @@ class LxmertEncoder(nn.Module):
         self.r_layers = nn.ModuleList(LxmertLayer(config) for _ in range(config.r_layers))
 
     def forward(
-        self, text: Tensor, visual_feats: Tensor, visual_pos: Tensor, plan: Plan, trace: Trace | None = None
+        self,
+        text: Tensor,
+        visual_feats: Tensor,
+        visual_pos: Tensor,
+        plan: Plan,
+        trace: Trace | None = None,
+        seed: Seed | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Rows of text (N, H) and of regions (M, F), (M, 4) to the rows of the pairs that are read.
 
         Objects are None where no head reads any. `trace` collects what every layer gives.
         """
         want = trace is not None and trace.attentions
-        objects = self.visn_fc(visual_feats, visual_pos)
-        for layer in self.layer:
-            text, probabilities = layer(text, plan.text.single, want)
+        objects = self.visn_fc(visual_feats, visual_pos, part(seed, 0))
+        for i, layer in enumerate(self.layer):
+            text, probabilities = layer(text, plan.text.single, want, part(part(seed, 1), i))
             if trace is not None:
                 trace.add(trace.text_states, plan.text.entry.repeat(text))
                 trace.attend(trace.text_attentions, probabilities)
-        for layer in self.r_layers:
-            objects, probabilities = layer(objects, plan.objects.single, want)
+        for i, layer in enumerate(self.r_layers):
+            objects, probabilities = layer(objects, plan.objects.single, want, part(part(seed, 2), i))
             if trace is not None:
                 trace.add(trace.object_states, plan.objects.entry.repeat(objects))
                 trace.attend(trace.object_attentions, probabilities)
 
-        texts, images = plan.text.entry, plan.objects.entry
-        for layer in self.x_layers if plan.whole else self.x_layers[:-1]:
-            text, objects, text_to_objects, objects_to_text = layer(text, texts, objects, images, plan, want)
-            texts, images = plan.text.pairs, plan.objects.pairs
+        if not len(self.x_layers):
+            text, objects = plan.text.entry.repeat(text), plan.objects.entry.repeat(objects)
+            if plan.whole:
+                return text, objects
+            return text[plan.text.read], None if plan.objects.read is None else objects[plan.objects.read]
+        rows, meeting = torch.cat([text, objects]), Meeting.first(plan)
+        split, count = plan.pair_text_rows, len(self.x_layers)
+        for i, layer in enumerate(self.x_layers if plan.whole else self.x_layers[:-1]):
+            streams, text_to_objects, objects_to_text = layer(
+                rows, meeting, plan, want, part(part(seed, 3), i), i == count - 1
+            )
+            rows, meeting = streams[0], Meeting.later(plan)
+            text, objects = streams if len(streams) == 2 else (rows[:split], rows[split:])
             if trace is not None:
                 trace.add(trace.text_states, text)
                 trace.add(trace.object_states, objects)
                 trace.attend(trace.text_to_objects, text_to_objects)
                 trace.attend(trace.objects_to_text, objects_to_text)
-        if not len(self.x_layers):
-            text, objects = texts.repeat(text), images.repeat(objects)
         if plan.whole:
             return text, objects
-        if not len(self.x_layers):
-            return text[plan.text.read], None if plan.objects.read is None else objects[plan.objects.read]
-        return cast(LxmertXLayer, self.x_layers[-1]).read(text, texts, objects, images, plan)
+        last = cast(LxmertXLayer, self.x_layers[-1])
+        return last.read(rows, meeting, plan, part(part(seed, 3), len(self.x_layers) - 1))
 
 
 class LxmertPooler(nn.Module):
@@ -462,6 +611,12 @@ class LxmertPreTrainedModel(PreTrainedModel):
     base_model_prefix = "lxmert"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in PyTorch. What was known of the weights before is not true of those that are loaded."""
+        loaded = super().load_state_dict(*args, **kwargs)
+        invertible.forget()
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -511,6 +666,7 @@ class LxmertModel(LxmertPreTrainedModel):
         text_index: Tensor | None = None,
         padding_outputs: bool | None = None,
         reads: Reads | None = None,
+        plan: Plan | None = None,
     ) -> LxmertModelOutput | tuple:
         """Encode B pairs of a text and an image's regions.
 
@@ -531,6 +687,11 @@ class LxmertModel(LxmertPreTrainedModel):
                 `vision_output` (M, H) hold those rows alone, in the order of (pair, position), None where
                 none is read, and the parameters that are skipped get no gradient (the reference leaves the
                 same ones without). Where hidden states or attentions are asked for, nothing is skipped.
+            plan: what `plan_for` made of this batch and these reads, for whoever makes it beforehand: nothing
+                is checked or planned again.
+
+        The masks, the indices and the reads may stay on the host, where the plan is made: a GPU whose work is
+        queued is then not waited for.
 
         Returns:
             `LxmertModelOutput`, always one row per pair, or Hugging Face's tuple.
@@ -539,6 +700,16 @@ class LxmertModel(LxmertPreTrainedModel):
             InputError: a shape, type or device that does not fit, an id out of range, a text or an image that
                 no pair uses.
         """
+        config = self.config
+        return_dict = config.return_dict if return_dict is None else return_dict
+        if plan is not None:
+            assert visual_feats is not None
+            assert visual_pos is not None
+            rows = self.run(plan, input_ids, token_type_ids, inputs_embeds, visual_feats, visual_pos)
+            output = LxmertModelOutput(
+                *(cast(Any, x) for x in (*plan.read_outputs(rows[0], rows[1]), rows[2]))
+            )
+            return output if return_dict else huggingface_tuple(output)
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("pass either input_ids or inputs_embeds, and only one of them")
         words = input_ids if input_ids is not None else inputs_embeds
@@ -556,7 +727,6 @@ class LxmertModel(LxmertPreTrainedModel):
         )
         assert visual_feats is not None
         assert visual_pos is not None
-        config = self.config
         states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = config.output_attentions if output_attentions is None else output_attentions
         trace = Trace(bool(states), bool(attentions)) if states or attentions else None
@@ -586,20 +756,16 @@ class LxmertModel(LxmertPreTrainedModel):
                 visual_feats, visual_pos, visual_attention_mask = cast(tuple[Tensor, Tensor, Tensor], images)
         words = cast(Tensor, inputs_embeds if input_ids is None else input_ids)
         (num_texts, length), (num_images, boxes) = words.shape[:2], visual_feats.shape[:2]
-        plan = make_plan(
-            Inputs(
-                (num_texts, length),
-                (num_images, boxes),
-                attention_mask,
-                visual_attention_mask,
-                text_index,
-                image_index,
-                words.device,
-            ),
-            None if trace else reads,
-            pack,
-            self.dtype,
+        inputs = Inputs(
+            (num_texts, length),
+            (num_images, boxes),
+            attention_mask,
+            visual_attention_mask,
+            text_index,
+            image_index,
+            words.device,
         )
+        plan = self.plan_for(inputs, None if trace else reads, pack)
         text, objects, pooled = self.run(
             plan, input_ids, token_type_ids, inputs_embeds, visual_feats, visual_pos, trace
         )
@@ -611,8 +777,26 @@ class LxmertModel(LxmertPreTrainedModel):
             pooled_output=cast(Any, pooled),
             **cast(dict[str, Any], traced),
         )
-        return_dict = config.return_dict if return_dict is None else return_dict
         return output if return_dict else huggingface_tuple(output)
+
+    def plan_for(self, inputs: Inputs, reads: Reads | None, pack: bool, sizes: Sizes | None = None) -> Plan:
+        """The plan of a batch, on the device of the inputs.
+
+        What a plan follows from is small, and made on a GPU each of its steps would be a launch; so it is
+        made on the host, and copied at once. Only while a graph is traced it is made where the inputs are.
+
+        Args:
+            sizes: of the buffers, for a graph; None: as large as what is in them.
+        """
+        where = inputs.device
+        host = where if torch.compiler.is_compiling() else torch.device("cpu")
+        inputs = inputs.to(host)
+        if reads is not None:
+            reads = Reads(*(None if x is None else x.to(host) for x in reads))
+        plan = make_plan(inputs, reads, pack, self.dtype)
+        if use_operators(self.pooler.dense.weight):
+            plan = with_tables(plan, inputs, None if sizes is None else bucketed_room(plan, sizes))
+        return plan if where == host else to_device(plan, where)
 
     def run(
         self,
@@ -628,11 +812,13 @@ class LxmertModel(LxmertPreTrainedModel):
 
         Nothing here depends on the numbers in a tensor, so that it compiles to one graph (`compiled.py`).
         """
+        seed = draw_seed(visual_feats.device) if self.training and use_operators(visual_feats) else None
         text, objects = self.encoder(
-            self.embeddings(input_ids, token_type_ids, inputs_embeds, plan.text),
+            self.embeddings(input_ids, token_type_ids, inputs_embeds, plan.text, part(seed, 0)),
             plan.objects.select(visual_feats).to(self.dtype),
             plan.objects.select(visual_pos).to(self.dtype),
             plan,
             trace,
+            part(seed, 1),
         )
         return text, objects, self.pooler(text.index_select(0, plan.pooled))

@@ -7,14 +7,14 @@ Calls and outputs are those of transformers' classes of the same names (`outputs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import LxmertConfig
 
 from .errors import InputError
-from .execution import Reads
+from .execution import Plan, Reads
 from .heads import LxmertPreTrainingHeads, LxmertVisualAnswerHead, LxmertVisualObjHead
 from .losses import (
     Labelled,
@@ -32,6 +32,15 @@ from .outputs import (
     LxmertModelOutput,
     huggingface_tuple,
 )
+from .transfer import to_device
+
+
+class Prepared(NamedTuple):
+    """What of a batch is made on the host: nothing after it depends on the numbers in a tensor."""
+
+    plan: Plan
+    labelled: Labelled | None = None
+
 
 __all__ = ["LxmertConfig", "LxmertForImagePairs", "LxmertForPreTraining", "LxmertForQuestionAnswering"]
 
@@ -121,6 +130,7 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
         text_index: Tensor | None = None,
         loss_weights: Mapping[str, float] | None = None,
         loss_only: bool | None = None,
+        prepared: Prepared | None = None,
     ) -> LxmertForPreTrainingOutput | tuple:
         """Score words, objects, the match and the answer; sum the losses of whatever has labels.
 
@@ -136,6 +146,7 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
             loss_only: the caller reads the losses and the matching scores and nothing else. Words are then
                 scored where they are masked, objects where they have a weight, answers of labelled pairs, and
                 the other scores are None; the attribute of this name where None.
+            prepared: what `graphs.py` made of this batch beforehand.
 
         The other arguments are `LxmertModel.forward`'s.
 
@@ -155,9 +166,12 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
         if obj_labels is not None and image_index is not None:
             obj_labels = labels_per_pair(obj_labels, image_index)
         # while a graph is traced it is not known which rows have a label: there everything is scored
-        chosen = None
-        if loss_only and not torch.compiler.is_compiling():
-            chosen = Labelled.of(labels, obj_labels, ans)
+        chosen, reads = None, None
+        if prepared is not None:
+            chosen = prepared.labelled
+        elif loss_only and not torch.compiler.is_compiling():
+            chosen, reads = Labelled.of(labels, obj_labels, ans)
+            chosen = chosen if self.device.type == "cpu" else to_device(chosen, self.device)
         encoded = self.lxmert(
             input_ids,
             visual_feats,
@@ -171,7 +185,8 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
             True,
             image_index,
             text_index,
-            reads=None if chosen is None else Reads(chosen.words, chosen.regions),
+            reads=reads,
+            plan=prepared and prepared.plan,
         )
         pooled = encoded.pooled_output
         match_scores = self.cls.seq_relationship(pooled)
@@ -184,12 +199,16 @@ class LxmertForPreTraining(_AnswersQuestions, LxmertPreTrainedModel):
                 self.answer_head(pooled) if self.config.task_qa else pooled.new_empty(len(pooled), 0)
             )
         else:
-            labels, obj_labels, ans = chosen.word_labels, chosen.object_labels, chosen.answer_labels
+            labels = None if labels is None or chosen.words is None else chosen.words.labels(labels)
+            obj_labels = None if obj_labels is None else chosen.object_labels(obj_labels)
             word_scores = None if labels is None else self.cls.predictions(encoded.language_output)
             object_scores = (
                 self.obj_predict_head(encoded.vision_output, chosen.rows) if obj_labels is not None else {}
             )
-            answer_scores = None if ans is None else self.answer_head(pooled[chosen.answered])
+            answer_scores = None
+            if ans is not None and chosen.answered is not None:
+                ans = chosen.answered.labels(ans)
+                answer_scores = self.answer_head(pooled.index_select(0, chosen.answered.places))
 
         losses: dict[str, Tensor] = {}
         if labels is not None:
@@ -245,12 +264,14 @@ class LxmertForQuestionAnswering(_AnswersQuestions, LxmertPreTrainedModel):
         return_dict: bool | None = None,
         image_index: Tensor | None = None,
         text_index: Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> LxmertForQuestionAnsweringOutput | tuple:
         """Score the answers of B questions.
 
         Args:
             labels: (B,) int64 answer indices (cross entropy, as transformers), or (B, A) soft scores
                 (binary cross entropy times A, as the original).
+            prepared: what `graphs.py` made of this batch beforehand.
 
         The other arguments are `LxmertModel.forward`'s.
 
@@ -275,6 +296,7 @@ class LxmertForQuestionAnswering(_AnswersQuestions, LxmertPreTrainedModel):
             image_index,
             text_index,
             reads=Reads(),
+            plan=prepared and prepared.plan,
         )
         scores = self.answer_head(encoded.pooled_output)
         loss = None if labels is None else answer_loss(scores, labels)
@@ -310,6 +332,7 @@ class LxmertForImagePairs(LxmertPreTrainedModel):
         return_dict: bool | None = None,
         image_index: Tensor | None = None,
         text_index: Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> LxmertForImagePairsOutput | tuple:
         """Score B sentences, each about two images.
 
@@ -319,6 +342,7 @@ class LxmertForImagePairs(LxmertPreTrainedModel):
             visual_pos: (B, 2, O, 4), or (I, O, 4).
             visual_attention_mask: (B, 2, O), or (I, O).
             labels: (B,) int64, 1 = true.
+            prepared: what `graphs.py` made of this batch beforehand.
 
         The other arguments are `LxmertModel.forward`'s.
 
@@ -361,6 +385,7 @@ class LxmertForImagePairs(LxmertPreTrainedModel):
             image_index=image_index,
             text_index=text_index.repeat_interleave(2),
             reads=Reads(),
+            plan=prepared and prepared.plan,
         )
         logits = self.answer_head(encoded.pooled_output.view(-1, 2 * self.config.hidden_size))
         loss = None if labels is None else labelled_cross_entropy(logits, labels)

@@ -9,6 +9,9 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 
+# Triton reads the variable once, when it is imported: those tests have a process of their own
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpret"]
+
 
 def shared_folder() -> Path:
     """Where the project's shared material lies: `LXMERT_FAST_SHARED`, else `../shared` beside the repo."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..checks import check_rows, check_split, check_vectors, wrong
 from ..dispatch import runs_triton
+from ..launch import in_order
 
 
 @custom_op("lxmert_fast::bias_gelu", mutates_args=())
@@ -28,7 +29,7 @@ def bias_gelu(x: Tensor, bias: Tensor | None, bias2: Tensor | None, split: int) 
     if runs_triton(x):
         from .triton import launch_forward
 
-        return launch_forward(x.contiguous(), bias, bias2, split)
+        return launch_forward(x.contiguous(), in_order(bias), in_order(bias2), split)
     return F.gelu(_sum(x, bias, bias2, split)).to(x.dtype)
 
 
@@ -45,7 +46,8 @@ def backward(
     if runs_triton(x):
         from .triton import launch_backward
 
-        return launch_backward(dy.contiguous(), x.contiguous(), bias, bias2, split, want_y)
+        rows = dy.contiguous(), x.contiguous()
+        return launch_backward(*rows, in_order(bias), in_order(bias2), split, want_y)
     u = _sum(x, bias, bias2, split)
     dx = torch.ops.aten.gelu_backward(dy.to(u.dtype), u)
     y = F.gelu(u).to(x.dtype) if want_y else x.new_empty(0)

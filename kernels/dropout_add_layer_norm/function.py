@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..dispatch import use_operators
+from .. import apex
+from ..dispatch import use_apex, use_operators
 from ..philox import Seed, draw_seed
 from . import reference
 from .invertible import invertible
@@ -42,26 +43,20 @@ def dropout_add_layer_norm(
     Returns:
         (..., H).
     """
-    if not use_operators(x) or x.shape[-1] > MOST_COLUMNS:
+    if use_apex(x) or not use_operators(x) or x.shape[-1] > MOST_COLUMNS:
+        first = Parameters(weight, shift, bias)
+        one = _by_apex if use_apex(x) else _by_reference
         if second is None:
-            return reference.dropout_add_layer_norm(
-                x, residual, weight, shift, bias=bias, dropout_p=dropout_p, eps=eps
-            )
-        parts = (Parameters(weight, shift, bias), slice(None, split)), (second, slice(split, None))
-        return torch.cat(
-            [
-                reference.dropout_add_layer_norm(
-                    x[rows], residual[rows], of.weight, of.shift, bias=of.bias, dropout_p=dropout_p, eps=eps
-                )
-                for of, rows in parts
-            ]
-        )
+            return one(x, residual, first, dropout_p, eps)
+        parts = (first, slice(None, split)), (second, slice(split, None))
+        return torch.cat([one(x[rows], residual[rows], of, dropout_p, eps) for of, rows in parts])
     from .op import dropout_add_layer_norm as operator
 
     seed = (seed or draw_seed(x.device)) if dropout_p > 0.0 else None
     rows = x.reshape(-1, x.shape[-1])
     needs = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, residual, weight, shift, bias)
+        tensor is not None and tensor.requires_grad
+        for tensor in (x, residual, weight, shift, bias, *(second or ()))
     )
     keep_sum = needs and not (
         invertible(weight, shift, residual.dtype)
@@ -84,3 +79,14 @@ def dropout_add_layer_norm(
         keep_sum,
     )
     return y.view(residual.shape)
+
+
+def _by_reference(x: Tensor, residual: Tensor, of: Parameters, dropout_p: float, eps: float) -> Tensor:
+    return reference.dropout_add_layer_norm(
+        x, residual, of.weight, of.shift, bias=of.bias, dropout_p=dropout_p, eps=eps
+    )
+
+
+def _by_apex(x: Tensor, residual: Tensor, of: Parameters, dropout_p: float, eps: float) -> Tensor:
+    total = reference.residual_sum(x, residual, of.bias, dropout_p)
+    return apex.layer_norm(total, of.weight, of.shift, eps)

@@ -19,13 +19,21 @@ STEPS = 128
 _answers: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
+def forget() -> None:
+    """Ask every weight again: they have been loaded."""
+    _answers.clear()
+
+
 def invertible(weight: Tensor, shift: Tensor, dtype: torch.dtype) -> bool:
     """The answer for outputs in `dtype`, at most `STEPS` changes of the weight old.
 
-    False while a graph is traced, which could not ask again.
+    False while a graph is traced, which could not ask again; True of parameters without numbers, which stand
+    for new ones.
     """
-    if torch.compiler.is_compiling() or weight.is_meta:
+    if torch.compiler.is_compiling():
         return False
+    if weight.is_meta:
+        return True
     version = 0 if weight.is_inference() else weight._version
     known = _answers.get(weight)
     if known is not None and known[1:] == (weight.data_ptr(), dtype) and version - known[0][0] < STEPS:

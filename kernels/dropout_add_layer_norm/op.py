@@ -10,7 +10,9 @@ from torch.library import custom_op
 
 from ..checks import check_device, check_dropout, check_rows, check_split, check_vectors, wrong
 from ..dispatch import runs_triton
+from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
+from ..statistics import statistics
 from .parameters import Parameters
 
 
@@ -40,7 +42,7 @@ def dropout_add_layer_norm(
         keep_sum: keep s for backward, where y cannot give it back (`reference.py`).
 
     Returns:
-        y (N, H); s (N, H) or (0,); mean and 1 / deviation (N,) in fp32.
+        y (N, H); s (N, H) or (0,); mean and 1 / deviation (N,) in fp32, or fp64 with x.
 
     Raises:
         ValueError: an argument that does not fit.
@@ -73,19 +75,18 @@ def dropout_add_layer_norm(
         assert seed is not None
         total = total * keep_mask(Seed(seed, site), 0, tuple(x.shape), p) * keep_scale(p)
     total = total + residual.to(wide)
-    variance, mean = torch.var_mean(total, 1, correction=0, keepdim=True)
-    rstd = (variance + eps).rsqrt()
+    mean, rstd = statistics(total, eps)
     y = (total - mean) * rstd * _rowwise(weight, weight2, split, len(x)) + _rowwise(
         shift, shift2, split, len(x)
     )
     s = total.to(residual.dtype) if keep_sum else residual.new_empty(0)
-    return y.to(residual.dtype), s, mean[:, 0].float(), rstd[:, 0].float()
+    return y.to(residual.dtype), s, mean[:, 0], rstd[:, 0]
 
 
 @dropout_add_layer_norm.register_fake
 def _(x: Tensor, residual: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = residual.shape if arguments[-1] else (0,)
-    mean = x.new_empty(x.shape[0], dtype=torch.float32)
+    mean = x.new_empty(x.shape[0], dtype=torch.promote_types(torch.float32, x.dtype))
     y = torch.empty_like(residual, memory_format=torch.contiguous_format)
     return y, residual.new_empty(shape), mean, torch.empty_like(mean)
 
@@ -112,14 +113,14 @@ def backward(
     `x_like` is (0,) in the dtype of x.
     """
     first, second = _streams(weight, shift, None, weight2, shift2, None)
-    if runs_triton(y):
+    if runs_triton(x_like):
         from .triton import launch_backward
 
         return launch_backward(
             dy.contiguous(), x_like.dtype, y, s, mean, rstd, first, second, split, seed, site, p
         )
     rows = len(y)
-    wide = torch.promote_types(torch.float32, y.dtype)
+    wide = torch.promote_types(torch.float32, x_like.dtype)
     scale = _rowwise(weight, weight2, split, rows).to(wide)
     if s.numel():
         normal = (s.to(wide) - mean[:, None]) * rstd[:, None]
@@ -164,7 +165,7 @@ def _gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if dy is None:
         return (None,) * 14
     dx, dresidual, sums = backward(dy, *ctx.saved_tensors, *ctx.numbers)
-    dx = dx if dx.numel() or not dresidual.numel() else dresidual
+    dx = dx if dx.shape == dresidual.shape else dresidual
     (dw, db, dbias), second = sums[0].unbind(0), (None, None, None)
     if len(sums) == 2:
         second = sums[1].unbind(0)
@@ -186,8 +187,10 @@ def _streams(
     shift2: Tensor | None,
     bias2: Tensor | None,
 ) -> tuple[Parameters, Parameters | None]:
-    second = None if weight2 is None or shift2 is None else Parameters(weight2, shift2, bias2)
-    return Parameters(weight, shift, bias), second
+    first = Parameters(in_order(weight), in_order(shift), in_order(bias))
+    if weight2 is None or shift2 is None:
+        return first, None
+    return first, Parameters(in_order(weight2), in_order(shift2), in_order(bias2))
 
 
 def _spans(split: int, rows: int, second: Parameters | None) -> list[tuple[int, int]]:

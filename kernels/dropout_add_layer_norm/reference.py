@@ -48,14 +48,19 @@ def dropout_add_layer_norm(
     Returns:
         (..., H).
     """
+    total = residual_sum(x, residual, bias, dropout_p)
+    if torch.is_grad_enabled() and total.requires_grad and _invertible(total, weight, shift):
+        return _LayerNormFromOutput.apply(total, weight, shift, eps)
+    return F.layer_norm(total, (total.shape[-1],), weight, shift, eps)
+
+
+def residual_sum(x: Tensor, residual: Tensor, bias: Tensor | None, dropout_p: float) -> Tensor:
+    """dropout(x + bias) + residual."""
     if bias is not None:
         x = x + bias
     if dropout_p > 0.0:
         x = dropout(x, dropout_p)
-    total = x + residual
-    if torch.is_grad_enabled() and total.requires_grad and _invertible(total, weight, shift):
-        return _LayerNormFromOutput.apply(total, weight, shift, eps)
-    return F.layer_norm(total, (total.shape[-1],), weight, shift, eps)
+    return x + residual
 
 
 def _invertible(total: Tensor, weight: Tensor, shift: Tensor) -> bool:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.library import custom_op, register_autograd
 
-from ..checks import check_device, check_dropout, check_like, check_rows, wrong
+from ..checks import FLOATS, check_device, check_dropout, check_like, check_readers, check_rows, wrong
 from ..dispatch import MOST_KEYS, runs_triton
+from ..launch import in_order
 from . import tabled
 
 
@@ -49,8 +50,18 @@ def attention(
     Raises:
         ValueError: an argument that does not fit.
     """
+    check_rows("attention", "query", query)
+    check_rows("attention", "key_value", key_value, 2 * query.shape[1])
+    check_like("attention", query, key_value=key_value)
+    _check("attention", query, table, bias, seed, p, heads, most_queries, most_keys)
+    for side, starts, readers, rows, there in (
+        ("query", query_starts, query_readers, query, written_queries),
+        ("key", key_starts, key_readers, key_value, written_keys),
+    ):
+        names = f"{side}_starts", f"{side}_readers", "written_queries" if side == "query" else "written_keys"
+        check_device("attention", query, **{names[0]: starts, names[1]: readers})
+        check_readers("attention", names, starts, readers, len(rows), there)
     key, value = key_value.chunk(2, 1)
-    _check("attention", query, key, table, bias, seed, p, heads, most_queries, most_keys)
     written, most = (written_queries, written_keys), (most_queries, most_keys)
     _check_table("attention", table, (len(query), len(key)), written, most)
     return _forward(query, key, value, table, bias, seed, site, p, heads, written_queries, most)
@@ -130,8 +141,13 @@ def _define(name: str) -> Any:
         most_queries: int,
         most_keys: int,
     ) -> Tensor:
+        check_rows(name, "qkv", qkv)
+        if qkv.shape[1] % 3:
+            raise wrong(name, "qkv", f"of shape {tuple(qkv.shape)}", "(rows, 3 H)")
         query, key, value = qkv.chunk(3, 1)
-        _check(name, query, key, table, bias, seed, p, heads, most_queries, most_keys)
+        _check(name, query, table, bias, seed, p, heads, most_queries, most_keys)
+        check_device(name, qkv, starts=starts, readers=readers)
+        check_readers(name, ("starts", "readers", "written"), starts, readers, len(qkv), written)
         most = most_queries, most_keys
         _check_table(name, table, (len(qkv),) * 2, (written,) * 2, most)
         return _forward(query, key, value, table, bias, seed, site, p, heads, written, most)
@@ -200,6 +216,7 @@ def _forward(
         from .triton import launch_forward
 
         query, key, value = _readable(query, key, value)
+        table, bias = table.contiguous(), in_order(bias)
         return launch_forward(query, key, value, table, bias, seed, site, p, heads, written, most)
     sides = tabled.sides(table, *most)
     dropping = tabled.Dropping(p, seed, site)
@@ -224,6 +241,7 @@ def _backward(
         from .triton import launch_backward
 
         query, key, value = _readable(query, key, value)
+        table, bias = table.contiguous(), in_order(bias)
         (grad,) = _readable(grad)
         dq, dk, dv = into
         launch_backward(grad, query, key, value, table, bias, seed, site, p, heads, most, (dq, dk, dv))
@@ -242,7 +260,7 @@ def _summed(x: Tensor, starts: Tensor | None, readers: Tensor | None) -> Tensor:
     if runs_triton(x):
         from .triton import launch_sum_readers
 
-        return launch_sum_readers(x, starts, readers)
+        return launch_sum_readers(x, starts.contiguous(), readers.contiguous())
     return tabled.sum_readers(x, starts, readers)
 
 
@@ -259,7 +277,6 @@ def _readable(*tensors: Tensor) -> list[Tensor]:
 def _check(
     operator: str,
     query: Tensor,
-    key: Tensor,
     table: Tensor,
     bias: Tensor | None,
     seed: Tensor | None,
@@ -268,9 +285,6 @@ def _check(
     most_queries: int,
     most_keys: int,
 ) -> None:
-    check_rows(operator, "query", query)
-    check_rows(operator, "key_value", key, query.shape[1])
-    check_like(operator, query, key_value=key)
     if heads < 1 or query.shape[1] % heads:
         raise wrong(operator, "heads", heads, f"a divisor of the width {query.shape[1]}")
     if query.shape[1] // heads > 128:
@@ -281,6 +295,8 @@ def _check(
     if table.dim() != 2 or table.shape[1] != 6 or table.dtype != torch.int64:
         found = f"{table.dtype} of shape {tuple(table.shape)}"
         raise wrong(operator, "table", found, "torch.int64 of shape (meetings, 6)")
+    if bias is not None and bias.dtype not in FLOATS:
+        raise wrong(operator, "bias", bias.dtype, "a float dtype")
     if bias is not None and (bias.dim() != 2 or len(bias) != len(table) or bias.shape[1] < most_keys):
         found = f"of shape {tuple(bias.shape)}"
         raise wrong(operator, "bias", found, f"({len(table)}, {most_keys} or more)")

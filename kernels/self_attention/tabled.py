@@ -75,8 +75,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, at the rows that meetings write: (written, H) each."""
     q, k, v = _read(query, queries, heads), _read(key, keys, heads), _read(value, keys, heads)
-    there = queries.there[:, :, None]
-    do = (grad[queries.written] * there).unflatten(2, (heads, -1)).transpose(1, 2)
+    do = _read(grad, queries._replace(read=queries.written), heads)
     p = _probabilities(q, k, keys.there, bias)
     dv = _drop(p, dropping).to(do.dtype).transpose(-1, -2) @ do
     dp = _drop((do @ v.transpose(-1, -2)).to(p.dtype), dropping)
@@ -92,9 +91,8 @@ def backward(
 
 def sum_readers(x: Tensor, starts: Tensor, rows: Tensor) -> Tensor:
     """(N, H) to (R, H): at each row the sum of those that read it."""
-    reader = torch.repeat_interleave(
-        torch.arange(len(starts) - 1, device=x.device), starts.diff(), output_size=len(rows)
-    )
+    rows = rows[: int(starts[-1])]
+    reader = torch.arange(len(starts) - 1, device=x.device).repeat_interleave(starts.diff())
     total = x.new_zeros(len(starts) - 1, x.shape[1], dtype=_wide(x.dtype))
     return total.index_add(0, reader, x[rows].to(total.dtype)).to(x.dtype)
 

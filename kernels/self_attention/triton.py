@@ -8,7 +8,7 @@ themselves, cross attention has a meeting a pair and direction, an image that is
 every direction and both streams are one launch, and no row is copied to be read.
 
 Tiles, of one program (a meeting and a head); T <= 64 texts or O <= 100 boxes fit a tile of keys, so the
-softmax is complete and needs no rescaling, and k and v are loaded once:
+softmax is complete and needs no rescaling:
 
               keys (BLOCK_K)                 D
             +----------------+            +-----+
@@ -22,6 +22,10 @@ Backward computes p again from q and k:
     dq = ds k                dk = ds^T q
 
 dk and dv stay in registers over the loop and are written once, by the only program that owns them.
+
+Small tiles are HELD: k and v are loaded once. Where that would spill registers, a product over D reads its
+factors BLOCK_W columns at a time, again for every tile of queries. In backward a
+program then owns BLOCK_W columns of dq, dk and dv, and there are more programs, which all compute s and dp.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..configs import Settings, power_of_two, settings
+from ..configs import Settings, attention_key, power_of_two, settings
 from ..dispatch import architecture
 from ..launch import launch
 from ..philox import keep_scale, threshold
@@ -271,8 +275,9 @@ def _constants(
     kernel: str, query: Tensor, bias: Tensor | None, p: float, heads: int, most: tuple[int, int]
 ) -> tuple[Settings, dict[str, Any]]:
     width = query.shape[1] // heads
-    block_k, block_d = power_of_two(most[1]), power_of_two(width, 32)
-    chosen = settings(kernel, architecture(query.device), block_k, block_d, min(query.element_size(), 4))
+    key = attention_key(most[1], width, query.element_size())
+    block_k, block_d, _ = key
+    chosen = settings(kernel, architecture(query.device), *key)
     return chosen, {
         "HEADS": heads,
         "D": width,

@@ -10,7 +10,9 @@ from torch.library import custom_op
 
 from ..checks import check_device, check_dropout, check_like, check_rows, check_vectors, wrong
 from ..dispatch import runs_triton
+from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
+from ..statistics import statistics
 
 
 @custom_op("lxmert_fast::text_embedding", mutates_args=())
@@ -39,7 +41,7 @@ def text_embedding(
         seed, site, p: dropout.
 
     Returns:
-        y (N, H); mean and 1 / deviation (N,) in fp32.
+        y (N, H); mean and 1 / deviation (N,) in fp32, or fp64 with the tables.
 
     Raises:
         ValueError: an argument that does not fit.
@@ -60,23 +62,21 @@ def text_embedding(
         from .triton import launch_forward
 
         tables = word.contiguous(), position.contiguous(), segment.contiguous()
-        return launch_forward(
-            tables, _contiguous(ids, positions, segments), weight, shift, eps, seed, site, p
-        )
+        norm = weight.contiguous(), shift.contiguous()
+        return launch_forward(tables, _contiguous(ids, positions, segments), *norm, eps, seed, site, p)
     total = _looked_up(word, position, segment, ids, positions, segments)
-    variance, mean = torch.var_mean(total, 1, correction=0, keepdim=True)
-    rstd = (variance + eps).rsqrt()
+    mean, rstd = statistics(total, eps)
     y = (total - mean) * rstd * weight + shift
     if p > 0.0:
         assert seed is not None
         y = y * keep_mask(Seed(seed, site), 0, tuple(y.shape), p) * keep_scale(p)
-    return y.to(word.dtype), mean[:, 0].float(), rstd[:, 0].float()
+    return y.to(word.dtype), mean[:, 0], rstd[:, 0]
 
 
 @text_embedding.register_fake
 def _(word: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     rows = arguments[4].shape[0]
-    mean = word.new_empty(rows, dtype=torch.float32)
+    mean = word.new_empty(rows, dtype=torch.promote_types(torch.float32, word.dtype))
     return word.new_empty(rows, word.shape[1]), mean, torch.empty_like(mean)
 
 
@@ -103,7 +103,9 @@ def backward(
 
         tables = word.contiguous(), position.contiguous(), segment.contiguous()
         indices = _contiguous(ids, positions, segments)
-        ds, sums = launch_backward(dy.contiguous(), tables, indices, weight, mean, rstd, seed, site, p)
+        ds, sums = launch_backward(
+            dy.contiguous(), tables, indices, weight.contiguous(), mean, rstd, seed, site, p
+        )
     else:
         total = _looked_up(word, position, segment, ids, positions, segments)
         normal = (total - mean[:, None]) * rstd[:, None]
@@ -155,7 +157,7 @@ text_embedding.register_autograd(_gradient, setup_context=_keep)
 def _contiguous(
     ids: Tensor, positions: Tensor, segments: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    return ids.contiguous(), positions.contiguous(), None if segments is None else segments.contiguous()
+    return ids.contiguous(), positions.contiguous(), in_order(segments)
 
 
 def _looked_up(

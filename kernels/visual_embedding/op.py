@@ -10,7 +10,9 @@ from torch.library import custom_op
 
 from ..checks import check_dropout, check_like, check_rows, check_vectors, wrong
 from ..dispatch import runs_triton
+from ..launch import in_order
 from ..philox import Seed, keep_mask, keep_scale
+from ..statistics import statistics
 
 
 @custom_op("lxmert_fast::visual_embedding", mutates_args=())
@@ -38,7 +40,8 @@ def visual_embedding(
         seed, site, p: dropout.
 
     Returns:
-        y (N, H), and (4, N) in fp32: mean and 1 / deviation of the features, then of the boxes.
+        y (N, H), and mean and 1 / deviation of the features, then of the boxes, (4, N) in
+        fp32, or fp64 with the features.
 
     Raises:
         ValueError: an argument that does not fit.
@@ -67,17 +70,18 @@ def visual_embedding(
     if runs_triton(feature):
         from .triton import launch_forward
 
+        w, b, v, c = norms
         return launch_forward(
-            feature.contiguous(), feature_bias, box.contiguous(), box_weight.contiguous(), box_bias, norms,
+            feature.contiguous(), in_order(feature_bias), box.contiguous(), box_weight.contiguous(),
+            box_bias.contiguous(), (w.contiguous(), b.contiguous(), v.contiguous(), c.contiguous()),
             eps, seed, site, p,
         )  # fmt: skip
     f, q = _projections(feature, feature_bias, box, box_weight, box_bias)
     stats = []
     normal = []
     for x in (f, q):
-        variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
-        rstd = (variance + eps).rsqrt()
-        stats += [mean[:, 0].float(), rstd[:, 0].float()]
+        mean, rstd = statistics(x, eps)
+        stats += [mean[:, 0], rstd[:, 0]]
         normal.append((x - mean) * rstd)
     y = (normal[0] * norms[0] + norms[1] + normal[1] * norms[2] + norms[3]) / 2
     if p > 0.0:
@@ -89,7 +93,8 @@ def visual_embedding(
 @visual_embedding.register_fake
 def _(feature: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(feature, memory_format=torch.contiguous_format)
-    return y, feature.new_empty(4, feature.shape[0], dtype=torch.float32)
+    wide = torch.promote_types(torch.float32, feature.dtype)
+    return y, feature.new_empty(4, feature.shape[0], dtype=wide)
 
 
 @custom_op("lxmert_fast::visual_embedding_backward", mutates_args=())
@@ -116,8 +121,9 @@ def backward(
         from .triton import launch_backward
 
         return launch_backward(
-            dy.contiguous(), feature.contiguous(), feature_bias, box.contiguous(), box_weight.contiguous(),
-            box_bias, (feature_norm_weight, box_norm_weight), stats, seed, site, p,
+            dy.contiguous(), feature.contiguous(), in_order(feature_bias), box.contiguous(),
+            box_weight.contiguous(), box_bias.contiguous(),
+            (feature_norm_weight.contiguous(), box_norm_weight.contiguous()), stats, seed, site, p,
         )  # fmt: skip
     f, q = _projections(feature, feature_bias, box, box_weight, box_bias)
     half = dy.to(f.dtype) / 2

@@ -22,6 +22,9 @@ def counts(
     per_image: Annotated[float | None, typer.Option(help="Sentences an image.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON in place of a table.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, in seconds.")] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="As a GPU would run it: bf16, the operators, launches. Needs none.")
+    ] = False,
 ) -> None:
     """Count FLOPs, operations, bytes moved, bytes saved for backward and peak memory.
 
@@ -30,14 +33,16 @@ def counts(
     import json
 
     from lxmert_fast.bench.counts import count_workload
+    from lxmert_fast.bench.device_counts import count_on_device
     from lxmert_fast.bench.report import Race, counts_lines
     from lxmert_fast.bench.workloads import config_for
     from lxmert_fast.bench.workloads import workload as named
 
     sized = named(workload).sized(pairs, per_image)
+    counted = count_on_device if gpu else count_workload
     found = {
         mode: {name: row.to_json() for name, row in rows.items()}
-        for mode, rows in count_workload(sized, config_for(sized, tiny=tiny)).items()
+        for mode, rows in counted(sized, config_for(sized, tiny=tiny)).items()
     }
     if as_json:
         result = {"workload": sized.name, "pairs": sized.pairs, "per_image": sized.per_image, "modes": found}
@@ -56,11 +61,8 @@ def aot(
         list[int] | None, typer.Option(help="80, 90, 100 or 120, as often as you like; all if absent.")
     ] = None,
     kernel: Annotated[list[str] | None, typer.Option(help="A kernel, as often; all if absent.")] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write every row here as JSON; - is standard output."),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="A table of every row.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="A table of every row.")] = False,
+    json_to: Annotated[str | None, typer.Option("--json", help="JSON into a file, or - for here.")] = None,
 ) -> None:
     """Compile every Triton kernel for GPUs that need not be there, with every launch setting.
 
@@ -83,22 +85,93 @@ def aot(
     with progress("Compiling", len(specs), unit="kernels") as advance:
         rows = compile_all(specs, done=advance)
     wrong = [row for row in rows if faults(row)]
-    if json_file is not None:
-        text = json.dumps({"rows": [row.to_json() for row in rows], "faults": len(wrong)}, indent=1)
-        if str(json_file) == "-":
-            typer.echo(text)
-        else:
-            replace_file(json_file, lambda beside: beside.write_text(text, encoding="utf-8"))
-    if json_file is None or str(json_file) != "-":
+    text = json.dumps({"faults": len(wrong), "rows": [row.to_json() for row in rows]}, indent=2)
+    if json_to == "-":
+        typer.echo(text)
+    else:
         console = Console()
-        # a pipe has no width; a table that is cut says less than a long line
+        # a pipe has no width, and a table cut to 80 columns says little
         console.width = console.width if console.is_terminal else 200
-        console.print(aot_table(rows, everything))
+        console.print(aot_table(rows, every))
         console.print(f"{len(rows)} kernels compiled, {len(wrong)} with faults", highlight=False)
-    if wrong:
-        for row in wrong:
-            typer.echo(f"{row.spec.name}: {'; '.join(faults(row))}", err=True)
-        raise typer.Exit(1)
+        if json_to is not None:
+            replace_file(Path(json_to), lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+    for row in wrong:
+        typer.echo(f"{row.spec.name}: {'; '.join(faults(row))}", err=True)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def traffic(
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; vqa and captions if absent.")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(help="Sentence-image pairs in the batch.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="A table of every kind of call, too.")] = False,
+    json_to: Annotated[str | None, typer.Option("--json", help="JSON into a file, or - for here.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, in seconds.")] = False,
+) -> None:
+    """Count the bytes that Triton's kernels load and store in a training step, over the least possible.
+
+    Interpreted on the CPU at the model's own sizes in half precision, one or two minutes. Exit code 1 and a
+    line each if a kernel exceeds its limit.
+    """
+    import json
+
+    from lxmert_fast.bench.traffic import measure
+    from lxmert_fast.bench.traffic_report import calls_table, kernels_table, rows_of, to_json
+    from lxmert_fast.files import replace_file
+
+    found = measure(workload or ["vqa", "captions"], pairs=pairs, tiny=tiny)
+    text = json.dumps(to_json(found), indent=2)
+    if json_to == "-":
+        typer.echo(text)
+    else:
+        typer.echo("\n\n".join(([calls_table(found)] if every else []) + [kernels_table(found)]))
+        if json_to is not None:
+            replace_file(Path(json_to), lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+    over = [row.title for row in rows_of(found) if row.over]
+    for line in over:
+        typer.echo(line, err=True)
+    raise typer.Exit(1 if over else 0)
+
+
+@app.command()
+def gpu(
+    out: Annotated[Path, typer.Option(help="Folder of results.json.")] = Path("runs/gpu"),
+    parts: Annotated[
+        str, typer.Option(help="Some of small (parity at small odd shapes), parity, kernels, steps.")
+    ] = "parity,kernels,steps",
+    minutes: Annotated[float, typer.Option(min=0.0, help="Nothing begins that would take longer.")] = 10.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="On the CPU: tests this code alone.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the folder holds.")] = False,
+) -> None:
+    """Check every operator on this machine's GPU, then time kernels and whole steps.
+
+    Run it again to go on where it stopped. Without a GPU it is a dry run. Exit code 1 if a value was wrong.
+    """
+    from lxmert_fast.bench.gpu.run import run
+
+    chosen = [part.strip() for part in parts.split(",") if part.strip()]
+    results = run(out, parts=chosen, minutes=minutes, dry_run=dry_run, fresh=fresh, say=typer.echo)
+    raise typer.Exit(1 if any(row.get("failed") for row in results.rows.values()) else 0)
+
+
+@app.command()
+def tune(
+    out: Annotated[Path, typer.Option(help="The table; LXMERT_FAST_CONFIGS=FILE loads it.")],
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; vqa and captions if absent.")
+    ] = None,
+) -> None:
+    """Time launch settings of the kernels on this machine's GPU and write the best ones."""
+    from lxmert_fast.files import replace_file
+    from lxmert_fast.kernels.configs import write_table
+    from lxmert_fast.kernels.tune import tune_model
+
+    table = tune_model(workload or ["vqa", "captions"], say=typer.echo)
+    replace_file(out, lambda beside: write_table(beside, table))
+    typer.echo(out)
 
 
 @app.command()

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from lxmert_fast.bench.counts import count, count_step, count_workload, stored_bytes
+from lxmert_fast.bench.counts import Counts, count, count_step, count_workload, stored_bytes
 from lxmert_fast.bench.workloads import config_for, workload
+from lxmert_fast.kernels.bias_gelu import bias_gelu
+from lxmert_fast.kernels.dispatch import implementation
+from lxmert_fast.kernels.dropout_add_layer_norm import dropout_add_layer_norm
+from lxmert_fast.kernels.dropout_add_layer_norm.invertible import invertible
+from lxmert_fast.kernels.layout import dense, shared
+from lxmert_fast.kernels.meetings import between, within
+from lxmert_fast.kernels.rows import repeat_rows
+from lxmert_fast.kernels.self_attention import attention, self_attention
+from lxmert_fast.kernels.text_embedding.op import text_embedding
 
 FLOAT = 4
 
@@ -40,6 +51,73 @@ def test_an_operation_of_no_known_cost_is_named():
         return x * 2
 
     assert count(lambda: twice(torch.ones(3))).unknown == ["bench_test::twice"]
+
+
+def backward_of(y: torch.Tensor) -> Counts:
+    grad = torch.ones_like(y)
+    return count(lambda: torch.autograd.backward(y, grad))
+
+
+def test_an_operator_of_this_library_is_one_operation():
+    """With the launches that its kernels make, and the bytes of its arguments and results."""
+    x, residual = torch.randn(6, 8, requires_grad=True), torch.randn(6, 8)
+    weight, shift, bias = torch.ones(8), torch.zeros(8), torch.zeros(8)
+    # whether its output is enough for backward is asked once for many calls
+    invertible(weight, shift, x.dtype)
+    made = []
+    with implementation("operator"):
+        counts = count(lambda: made.append(dropout_add_layer_norm(x, residual, weight, shift, bias=bias)))
+        activation = count(lambda: bias_gelu(x.detach(), bias))
+    assert (counts.operations, counts.launches, counts.unknown) == (1, 1, [])
+    assert counts.bytes_moved == FLOAT * (3 * 6 * 8 + 3 * 8 + 2 * 6)
+    assert (activation.launches, activation.bytes_moved) == (1, FLOAT * (2 * 6 * 8 + 8))
+    backward = backward_of(made[0])
+    assert (backward.operations, backward.launches) == (1, 2)
+
+
+def test_attention_s_products_are_of_rows_that_meet():
+    images = dense(2, 5, None, torch.device("cpu"))
+    reading, _ = shared(images, torch.tensor([0, 0, 1]), 15)
+    texts = dense(3, 4, None, torch.device("cpu"))
+    met, texts = between(texts, reading, 12, 10), replace(texts, meetings=within(texts))
+    qkv, query, key_value = (
+        torch.randn(*shape, requires_grad=True) for shape in ((12, 24), (12, 8), (10, 16))
+    )
+    made = []
+    with implementation("operator"):
+        own = count(lambda: made.append(self_attention(qkv, texts, 2)[0]))
+        cross = count(lambda: made.append(attention(query, key_value, texts, reading, 2, meetings=met)[0]))
+    assert (own.flops, own.launches, own.unknown) == (2 * 2 * 3 * 4 * 4 * 8, 1, [])
+    assert (cross.flops, cross.launches) == (2 * 2 * 3 * 4 * 5 * 8, 1)
+    of_own, of_cross = map(backward_of, made)
+    assert (of_own.flops, of_own.launches) == (own.flops * 5 // 2, 1)
+    # the images' rows are summed over the pairs that read them
+    assert (of_cross.flops, of_cross.launches) == (cross.flops * 5 // 2, 2)
+
+
+@torch.no_grad()
+def test_an_operator_that_looks_up_moves_the_rows_that_it_fetches():
+    word, position, segment = torch.randn(1000, 8), torch.randn(20, 8), torch.randn(2, 8)
+    one, ids = torch.ones(8), torch.tensor([1, 2, 3])
+    tables = word, position, segment, one, one
+    embedding = count(lambda: text_embedding(*tables, ids, ids, None, None, 0, 1e-12, 0, 0.0))
+    read = FLOAT * 8 * (3 + 3 + 1 + 2) + 2 * 3 * 8
+    assert embedding.bytes_moved == read + FLOAT * 3 * 8 + 2 * FLOAT * 3
+    source, starts = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 3, *[3] * 998])
+    readers = torch.arange(3)
+    repeated = count(lambda: repeat_rows(word, source, starts, readers))
+    assert repeated.bytes_moved == FLOAT * 2 * 3 * 8 + 8 * (3 + 1001 + 3)
+
+
+def test_operators_make_ours_fewer_operations():
+    vqa = workload("vqa").sized(16)
+    reference = count_workload(vqa, config_for(vqa, tiny=True))["step"]["ours"]
+    with implementation("operator"):
+        operators = count_workload(vqa, config_for(vqa, tiny=True))["step"]["ours"]
+    assert operators.unknown == []
+    assert reference.launches == reference.operations
+    assert operators.operations < operators.launches < reference.operations
+    assert operators.bytes_moved < reference.bytes_moved
 
 
 def test_a_step_of_two_layers():

@@ -47,6 +47,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("data", "easyvqa"),
         ("checkpoint", "convert"),
         ("bench", "counts"),
+        ("bench", "traffic"),
         ("bench", "report"),
         ("bench", "compare"),
         ("bench", "aot"),

@@ -19,7 +19,7 @@ from lxmert_fast.checkpoint import save_airsplay, save_folder
 from lxmert_fast.commands.verify import verify as command
 from lxmert_fast.errors import InputError
 from lxmert_fast.kernels.layout import Layout
-from lxmert_fast.modeling import LxmertLayer, LxmertModel, LxmertXLayer
+from lxmert_fast.modeling import LxmertLayer, LxmertModel, LxmertXLayer, Meeting
 from lxmert_fast.models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering
 from lxmert_fast.verify import BATCHES, TOLERANCE, Difference, difference, verify
 
@@ -100,8 +100,8 @@ def test_weights_that_are_not_finite_never_pass(name: str, value: float, tmp_pat
 def forget_text_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LxmertLayer.forward
 
-    def forward(self: Any, x: Tensor, layout: Layout, want: bool = False) -> Any:
-        return whole(self, x, replace(layout, mask=None), want)
+    def forward(self: Any, x: Tensor, layout: Layout, *rest: Any) -> Any:
+        return whole(self, x, replace(layout, mask=None), *rest)
 
     monkeypatch.setattr(LxmertLayer, "forward", forward)
 
@@ -109,8 +109,8 @@ def forget_text_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 def forget_object_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LxmertXLayer.forward
 
-    def forward(self: Any, text: Tensor, texts: Layout, objects: Tensor, images: Layout, *rest: Any) -> Any:
-        return whole(self, text, texts, objects, replace(images, mask=None), *rest)
+    def forward(self: Any, rows: Tensor, meeting: Meeting, *rest: Any) -> Any:
+        return whole(self, rows, meeting._replace(images=replace(meeting.images, mask=None)), *rest)
 
     monkeypatch.setattr(LxmertXLayer, "forward", forward)
 
