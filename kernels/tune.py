@@ -17,7 +17,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from .configs import Key, Settings, Table, install, power_of_two, settings
+from .configs import Key, Settings, Table, attention_key, install, power_of_two, settings
 
 #: Seconds of a call.
 Timer = Callable[[Callable[[], object]], float]
@@ -50,7 +50,7 @@ def candidates(kernel: str, default: Settings) -> Iterator[Settings]:
     rows = [n for factor in factors if (n := int(default.rows * factor)) >= least]
     warps = [n for factor in (1.0, 0.5, 2.0) if 1 <= (n := int(default.warps * factor)) <= MOST_WARPS]
     stages = (default.stages, default.stages + 1) if kernel in LOOPS else (default.stages,)
-    yield from (Settings(*values) for values in product(rows, warps, stages))
+    yield from (Settings(*values, default.columns) for values in product(rows, warps, stages))
 
 
 def tune(
@@ -87,7 +87,7 @@ def model_work(calls: Iterable[Any], rows: int = 1024) -> Iterator[Work]:
         if call.kernel.startswith("attention"):
             heads, _, _, most_keys = arguments[-4:]
             qkv = arguments[1 if call.kernel.endswith("backward") else 0]
-            key = power_of_two(most_keys), power_of_two(qkv.shape[1] // (3 * heads))
+            key = attention_key(most_keys, qkv.shape[1] // (3 * heads), qkv.element_size())
         elif call.kernel.startswith("gelu"):
             key = (256,)
         elif call.kernel == "sum_readers":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dropout_add_layer_norm.function import MOST_COLUMNS
 from ..philox import Seed, draw_seed
+
+#: More parameters than registers hold belong to wider rows.
+MOST_COLUMNS = 2048
 
 
 def embed_regions(

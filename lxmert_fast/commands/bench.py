@@ -1,4 +1,4 @@
-"""`lxmert-fast bench`: what a call costs, and the reports of `make bench`."""
+"""`lxmert-fast bench`: what a call costs, what compiles, and the reports of `make bench`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Benchmarks: count a call's cost, report and compare what `make bench` measured.",
+    help="Count a call's cost, compile for every GPU, report and compare what `make bench` measured.",
     no_args_is_help=True,
 )
 
@@ -53,6 +53,52 @@ def counts(
         for mode, rows in found.items()
     ]
     typer.echo(counts_lines(races))
+
+
+@app.command()
+def aot(
+    arch: Annotated[
+        list[int] | None, typer.Option(help="80, 90, 100 or 120, as often as you like; all if absent.")
+    ] = None,
+    kernel: Annotated[list[str] | None, typer.Option(help="A kernel, as often; all if absent.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="A table of every row.")] = False,
+    json_to: Annotated[str | None, typer.Option("--json", help="JSON into a file, or - for here.")] = None,
+) -> None:
+    """Compile every Triton kernel for GPUs that need not be there, with every launch setting.
+
+    Prints the kernel that fills a multiprocessor least, for each kernel and architecture, and every fault:
+    spilled registers, too much shared memory, matrix units left unused. Exit code 1 if there is one.
+    """
+    import json
+
+    from rich.console import Console
+
+    from lxmert_fast.bench.aot import check_compiler, compile_all
+    from lxmert_fast.bench.aot_rows import faults
+    from lxmert_fast.bench.aot_specs import chosen_specs
+    from lxmert_fast.bench.aot_table import aot_table
+    from lxmert_fast.commands.progress import progress
+    from lxmert_fast.files import replace_file
+
+    check_compiler()
+    specs = chosen_specs(arch, kernel)
+    with progress("Compiling", len(specs), unit="kernels") as advance:
+        rows = compile_all(specs, done=advance)
+    wrong = [row for row in rows if faults(row)]
+    text = json.dumps({"faults": len(wrong), "rows": [row.to_json() for row in rows]}, indent=2)
+    if json_to == "-":
+        typer.echo(text)
+    else:
+        console = Console()
+        # a pipe has no width, and a table cut to 80 columns says little
+        console.width = console.width if console.is_terminal else 200
+        console.print(aot_table(rows, every))
+        console.print(f"{len(rows)} kernels compiled, {len(wrong)} with faults", highlight=False)
+        if json_to is not None:
+            replace_file(Path(json_to), lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+    for row in wrong:
+        typer.echo(f"{row.spec.name}: {'; '.join(faults(row))}", err=True)
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()

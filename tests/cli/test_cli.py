@@ -50,6 +50,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("bench", "traffic"),
         ("bench", "report"),
         ("bench", "compare"),
+        ("bench", "aot"),
     ],
     ids="-".join,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from lxmert_fast.kernels import configs
-from lxmert_fast.kernels.configs import DEFAULT, Settings, power_of_two, read_table, settings, write_table
+from lxmert_fast.kernels.configs import (
+    DEFAULT,
+    Settings,
+    attention_key,
+    power_of_two,
+    read_table,
+    settings,
+    write_table,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +63,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, table: dict):
         '{"90": []}',
         '{"90": {"norm_forward": {"wide": [1, 2]}}}',
         '{"90": {"norm_forward": {"64": []}}}',
-        '{"90": {"norm_forward": {"64": [1, 2, 3, 4]}}}',
+        '{"90": {"norm_forward": {"64": [1, 2, 3, 4, 5]}}}',
         '{"90": {"norm_forward": {"64": 5}}}',
         '{"90": {"norm_forward": [64]}}',
     ],
@@ -107,9 +116,9 @@ def test_every_width_has_an_entry(kernel: str):
 
 @pytest.mark.parametrize("kernel", ["attention_forward", "attention_backward"])
 def test_every_attention_has_an_entry(kernel: str):
-    for keys in range(1, 129):
-        for width in (1, 12, 64, 80, 128):
-            assert settings(kernel, 80, power_of_two(keys), power_of_two(width)).rows >= 16
+    for keys, width in product(range(1, 129), (1, 12, 64, 80, 128)):
+        for arch, size in product((80, 90), (2, 4, 8)):
+            assert settings(kernel, arch, *attention_key(keys, width, size)).rows >= 16
 
 
 def test_no_kernel_is_compiled_anew_for_another_batch():

@@ -26,42 +26,42 @@ def nothing_installed():
 
 
 def attention(run: Callable[[], object] = lambda: torch.ones(2)) -> Work:
-    return Work("attention_forward", (64, 64), run)
+    return Work("attention_forward", (64, 64, 2), run)
 
 
-def seconds_if(fast: Settings, kernel: str = "attention_forward", key: tuple[int, ...] = (64, 64)) -> Any:
+def seconds_if(fast: Settings, kernel: str = "attention_forward", key: tuple[int, ...] = (64, 64, 2)) -> Any:
     """A timer that finds one of the settings fast, whatever it is given to run."""
     return lambda call: 1.0 if settings(kernel, 90, *key) == fast else 2.0
 
 
 def test_the_fastest_is_kept_and_installed():
-    default = settings("attention_forward", 90, 64, 64)
+    default = settings("attention_forward", 90, 64, 64, 2)
     fast = Settings(32, 2, 2)
     said: list[str] = []
     table = tune([attention()], 90, seconds_if(fast), said.append)
-    assert table == {90: {"attention_forward": {(64, 64): fast}}}
-    assert settings("attention_forward", 90, 64, 64) == fast
-    assert settings("attention_forward", 80, 64, 64) == default
+    assert table == {90: {"attention_forward": {(64, 64, 2): fast}}}
+    assert settings("attention_forward", 90, 64, 64, 2) == fast
+    assert settings("attention_forward", 80, 64, 64, 2) == default
     assert "2.00 x the default" in said[0]
 
 
 def test_without_a_faster_one_the_default_stays():
-    default = settings("attention_forward", 90, 64, 64)
-    assert tune([attention()], 90, lambda call: 1.0)[90]["attention_forward"] == {(64, 64): default}
+    default = settings("attention_forward", 90, 64, 64, 2)
+    assert tune([attention()], 90, lambda call: 1.0)[90]["attention_forward"] == {(64, 64, 2): default}
 
 
 def test_settings_that_change_the_result_or_fail_are_not_taken():
-    default = settings("attention_forward", 90, 64, 64)
+    default = settings("attention_forward", 90, 64, 64, 2)
 
     def run() -> torch.Tensor:
-        chosen = settings("attention_forward", 90, 64, 64)
+        chosen = settings("attention_forward", 90, 64, 64, 2)
         if chosen.stages == 2:
             raise RuntimeError("out of resource: shared memory")
         off = 1.0 if chosen == default else 1.0 + 2 * TOLERANCE
         return torch.full((3,), off)
 
-    times = lambda call: 2.0 if settings("attention_forward", 90, 64, 64) == default else 1.0  # noqa: E731
-    assert tune([attention(run)], 90, times)[90]["attention_forward"] == {(64, 64): default}
+    times = lambda call: 2.0 if settings("attention_forward", 90, 64, 64, 2) == default else 1.0  # noqa: E731
+    assert tune([attention(run)], 90, times)[90]["attention_forward"] == {(64, 64, 2): default}
 
 
 def test_a_default_that_fails_is_an_error():
@@ -120,7 +120,7 @@ def _one_of_two(rank: int, folder: str) -> None:
         return seconds_if(fast)(call)
 
     table = tune([attention()], 90, timer)
-    used = settings("attention_forward", 90, 64, 64)
+    used = settings("attention_forward", 90, 64, 64, 2)
     torch.save((table, tuple(used), len(asked)), os.path.join(folder, str(rank)))
     distributed.destroy_process_group()
 
@@ -131,7 +131,7 @@ def test_all_processes_take_the_choice_of_the_first(tmp_path: Path):
         torch.load(tmp_path / str(rank), weights_only=False) for rank in range(2)
     )
     assert table == other
-    # rows, warps and stages
-    assert used == others == (32, 2, 2)
+    # rows, warps, stages and columns
+    assert used == others == (32, 2, 2, 0)
     assert asked > 0
     assert others_asked == 0
