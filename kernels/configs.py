@@ -34,15 +34,16 @@ class Settings(NamedTuple):
 Key = tuple[int, ...]
 Table = dict[Key, Settings]
 
-#: Kernels that hold whole rows, by the width of a row rounded up to a power of two.
+#: Kernels that hold whole rows, by the width of a row rounded up to a power of two. Of eight rows a tile the
+#: parameters are an eighth of the traffic.
 _ROWS: Table = {
     (64,): Settings(16, 4),
     (128,): Settings(8, 4),
     (256,): Settings(8, 4),
-    (512,): Settings(4, 4),
-    (1024,): Settings(4, 8),
-    (2048,): Settings(2, 8),
-    (4096,): Settings(1, 8),
+    (512,): Settings(8, 8),
+    (1024,): Settings(8, 16),
+    (2048,): Settings(4, 16),
+    (4096,): Settings(2, 16),
 }
 #: Their backward passes, which hold three sums for the parameters as well.
 _ROWS_BACKWARD: Table = {
@@ -108,8 +109,10 @@ def _forward_exact(keys: int, width: int) -> Settings:
 def _backward_exact(keys: int, width: int) -> Settings:
     if keys == 16:
         return Settings(16, 2, columns=16)
-    if keys == 32 and width != 64:
-        return Settings(32, 4 if width == 32 else 8, columns=min(32, width // 2))
+    if keys == width == 32:
+        return Settings(32, 4, columns=16)
+    if keys == 32 and width == 128:
+        return Settings(16, 8, columns=16)
     return Settings(16, 8, columns=min(32, width // 2))
 
 
