@@ -109,8 +109,10 @@ def _forward_exact(keys: int, width: int) -> Settings:
 def _backward_exact(keys: int, width: int) -> Settings:
     if keys == 16:
         return Settings(16, 2, columns=16)
-    if keys == 32 and width != 64:
-        return Settings(32, 4 if width == 32 else 8, columns=min(32, width // 2))
+    if keys == width == 32:
+        return Settings(32, 4, columns=16)
+    if keys == 32 and width == 128:
+        return Settings(16, 8, columns=16)
     return Settings(16, 8, columns=min(32, width // 2))
 
 
