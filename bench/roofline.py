@@ -25,9 +25,9 @@ from lxmert_fast.bench.eager_costs import Cost, CudaDropout, eager_cost
 from lxmert_fast.bench.gpu.formulas import Given
 from lxmert_fast.bench.gpu.kernels import arguments
 from lxmert_fast.bench.report import table
-from lxmert_fast.bench.step_calls import Call, Place, step_calls
+from lxmert_fast.bench.step_calls import HALF, Call, Place, step_calls
 from lxmert_fast.bench.workloads import Workload, config_for, workload
-from lxmert_fast.kernels.configs import DEFAULT, power_of_two
+from lxmert_fast.kernels.configs import DEFAULT, attention_key, power_of_two
 
 #: Integer multiplications of a draw in the machine code of `tiles.keep`, the same for sm_80 and sm_90, and
 #: how many of them a multiprocessor does in a clock (CUDA's programming guide).
@@ -103,13 +103,16 @@ def rows_of(of: Workload, config: LxmertConfig) -> Iterator[Row]:
 def _work(call: Call, given: Given, config: LxmertConfig) -> tuple[int, int]:
     """FLOPs of products, and random words; a tile has a power of two of columns and computes all of them."""
     if call.kernel.startswith("attention"):
-        keys, width = power_of_two(given["most_keys"]), config.hidden_size // config.num_attention_heads
-        chosen = DEFAULT[call.kernel][keys, power_of_two(width)].rows
-        rows = min(chosen, power_of_two(given["most_queries"]))
-        tiles = int((-(-given["table"][:, 2] // rows)).sum())
-        draws = config.num_attention_heads * tiles * rows * keys
-        # two products, and five in backward, of two FLOPs each
-        return 2 * draws * power_of_two(width) * (2 if call.kernel.endswith("_forward") else 5), draws
+        key = attention_key(given["most_keys"], config.hidden_size // config.num_attention_heads, HALF)
+        keys, width, _ = key
+        chosen = DEFAULT[call.kernel][key]
+        rows = min(chosen.rows, power_of_two(given["most_queries"]))
+        lanes = config.num_attention_heads * int((-(-given["table"][:, 2] // rows)).sum()) * rows * keys
+        if call.kernel.endswith("_forward"):
+            return 2 * lanes * width * 2, lanes
+        # each program of some columns computes scores and their gradients, two of the five products
+        slices = -(-width // (chosen.columns or width))
+        return 2 * lanes * width * (2 * slices + 3), lanes * slices
     if call.kernel.split("_")[0] in ("norm", "text", "visual"):
         x = next(given[name] for name in ("x", "ids", "feature") if name in given)
         return 0, len(x) * power_of_two(config.hidden_size, 64)

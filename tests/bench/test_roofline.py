@@ -55,13 +55,15 @@ def test_a_norm_by_hand():
 
 
 def test_attention_by_hand():
-    """96 pairs and two directions, each a 64 x 64 tile of a head 64 wide."""
+    """96 pairs, 20 words at most and 36 boxes, 12 heads 64 wide; tiles of 64 x 64, in backward of 32 x 64."""
     key = "later cross attention"
     forward, backward = rows()[key, "attention_forward"], rows()[key, "attention_backward"]
-    words = 2 * 96 * 12 * 64 * 64
-    assert forward.draws == backward.draws == words
+    words = 96 * 12 * (64 + 64) * 64
+    assert forward.draws == words
     assert forward.flops == 2 * 2 * words * 64
-    assert backward.flops == 5 * 2 * words * 64
+    # a tile holds the words, two hold the boxes
+    assert backward.draws == 96 * 12 * (32 + 2 * 32) * 64
+    assert backward.flops == 5 * 2 * backward.draws * 64
     assert forward.seconds(A100) == words * 18 / (64 * 108 * 1.41e9) > forward.call.least / 2.0e12
     # a direction: scores, scale, softmax, dropout, context, heads joined; the text's keys are masked
     assert forward.eager.launches == 6 + 7
