@@ -3,7 +3,8 @@
 Models and batches are on PyTorch's meta device: every operation is dispatched as ever and computes nothing,
 so the paper's model is counted in seconds, in the half precision that a GPU would run. Ours takes the
 operators. Its plan is made on the host, whose operations are no launches; it reaches the GPU in one copy,
-which is counted. Hugging Face's eager model is counted in the same way on the same batch. FLOPs are counted
+which is counted. Hugging Face's eager model is counted in the same way on the same batch, its dropout as the
+one operation that it is on a GPU (the meta device takes it apart into three). FLOPs are counted
 elsewhere (`counts.py`): here the tables of meetings, which attention's follow from, have no numbers.
 """
 
@@ -19,6 +20,7 @@ from transformers import LxmertConfig
 
 from lxmert_fast.bench.contenders import OURS, OURS_EAGER, REFERENCE, THEIRS, Mode, modes
 from lxmert_fast.bench.counts import Counts, count, count_step
+from lxmert_fast.bench.cuda_dropout import CudaDropout
 from lxmert_fast.bench.workloads import Batches, Workload, batches
 from lxmert_fast.kernels.dispatch import implementation
 from lxmert_fast.prepared import prepare
@@ -38,8 +40,11 @@ def count_on_device(
     found: dict[str, dict[str, Counts]] = {}
     for mode in modes(workload):
         drawn = batches(workload, config, labels=mode == "step")
+        theirs = _model(THEIRS[workload.task], config, mode, dtype)
+        with CudaDropout():
+            eager = _count(theirs, mode, drawn.huggingface)
         found[mode] = {
-            REFERENCE: _count(_model(THEIRS[workload.task], config, mode, dtype), mode, drawn.huggingface),
+            REFERENCE: eager,
             OURS_EAGER: _count_ours(_model(OURS[workload.task], config, mode, dtype), mode, drawn),
         }
         for counts in found[mode].values():

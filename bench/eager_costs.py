@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from lxmert_fast.bench.counts import count
+from lxmert_fast.bench.cuda_dropout import CudaDropout
 from lxmert_fast.bench.gpu import formulas
 from lxmert_fast.bench.gpu.formulas import Given
 from lxmert_fast.bench.step_calls import Call
@@ -32,23 +32,6 @@ class Cost(NamedTuple):
     def times(self, n: int) -> Cost:
         """Of n such calls."""
         return Cost(n * self.launches, n * self.bytes)
-
-
-class CudaDropout(TorchFunctionMode):
-    """PyTorch's dropout as one operation with a mask of bytes: the meta device takes it apart into three."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called for every function of torch."""
-        if func is not F.dropout:
-            return func(*args, **(kwargs or {}))
-        x, p, training = _dropping(*args, **(kwargs or {}))
-        return torch.native_dropout(x, p, True)[0] if training and p > 0.0 else x
-
-
-def _dropping(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> tuple[Tensor, float, bool]:
-    return input, p, training
 
 
 def eager_cost(call: Call, given: Given) -> Cost:

@@ -20,8 +20,9 @@ from transformers import LxmertConfig
 
 from lxmert_fast.bench.contenders import OURS_EAGER, REFERENCE
 from lxmert_fast.bench.counts import count
+from lxmert_fast.bench.cuda_dropout import CudaDropout
 from lxmert_fast.bench.device_counts import META, count_on_device
-from lxmert_fast.bench.eager_costs import Cost, CudaDropout, eager_cost
+from lxmert_fast.bench.eager_costs import Cost, eager_cost
 from lxmert_fast.bench.gpu.formulas import Given
 from lxmert_fast.bench.gpu.kernels import arguments
 from lxmert_fast.bench.report import table

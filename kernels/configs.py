@@ -1,7 +1,7 @@
 """Launch settings: how many rows a tile has, and how many warps work on it.
 
 Plain tables, one a kernel, by what is fixed when a model is built (the width of a row, the width of a head)
-and the tile that its data needs. Sequence length and batch are in no key: a table cannot go stale with them.
+and the tile that its data needs, a power of two. The number of rows and of sequences is in no key.
 An architecture may have entries of its own, in `BY_ARCHITECTURE`; `tune.py` writes such entries to a file,
 which `LXMERT_FAST_CONFIGS` names. No entry here was measured, since no machine of the project has a GPU: they
 are tiles that `lxmert-fast bench aot` compiles without a spill for every architecture that it knows.

@@ -31,7 +31,7 @@ _chosen: list[str] = [os.environ.get(VARIABLE, "auto")]
 
 @contextmanager
 def implementation(choice: str) -> Iterator[None]:
-    """Serve the calls of this block by "auto", "operator" or "reference"."""
+    """Serve the calls of this block by one of `CHOICES`."""
     before, _chosen[0] = _chosen[0], _checked(choice)
     try:
         yield

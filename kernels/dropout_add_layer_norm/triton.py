@@ -3,7 +3,7 @@
     s = dropout(x + bias) + residual      x^ = (s - mean) / sqrt(var + eps)      y = w x^ + b
 
 What is fused: the bias of the product before, dropout, the residual sum, the statistics and the scaling.
-Eager PyTorch reads and writes a hidden state nine times for it, this kernel three.
+Eager PyTorch reads and writes a hidden state seven times for it and a mask twice, this kernel three times.
 
 A tile holds ROWS whole rows, so statistics are sums within it, in fp32:
 

@@ -8,7 +8,7 @@ What is fused: the feature product's bias, the projection of the 4-wide box (fou
 beat a product's launch and a hidden state written and read), both LayerNorms, the average and dropout. For
 backward only f and the box are kept, with two statistics a row each.
 
-A tile holds ROWS whole rows; W_P is read as four columns of H, once a tile.
+A tile holds ROWS whole rows; W_P is read as four columns of H, once a program.
 """
 
 from __future__ import annotations

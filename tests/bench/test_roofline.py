@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from lxmert_fast.bench.counts import count
-from lxmert_fast.bench.eager_costs import Cost, CudaDropout
+from lxmert_fast.bench.cuda_dropout import CudaDropout
+from lxmert_fast.bench.eager_costs import Cost
 from lxmert_fast.bench.roofline import GPUS, Row, main, parts, put, rows_of, tables
 from lxmert_fast.bench.workloads import config_for, workload
 
