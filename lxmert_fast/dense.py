@@ -202,6 +202,17 @@ def joined_parameters(layers: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
+def kept_weights(model: nn.Module) -> list[Tensor]:
+    """What is joined and kept of a model's layers now."""
+    return [
+        tensor
+        for module in model.modules()
+        for kept in _KEPT.get(module, {}).values()
+        for tensor in (kept.weight, kept.bias)
+        if tensor is not None
+    ]
+
+
 def forget_joined_weights(first: nn.Module | None = None) -> None:
     """Join weights anew at the next call without gradients: of layers led by this one, or all."""
     if first is None:

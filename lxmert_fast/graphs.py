@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .dense import forget_joined_weights
+from .dense import forget_joined_weights, has_hooks, kept_weights
 from .errors import InputError
 from .kernels.dispatch import use_operators
 from .models import LxmertForImagePairs, LxmertForPreTraining, LxmertForQuestionAnswering, Prepared
@@ -74,6 +74,8 @@ class _Slot:
     scale: Tensor
     result: Tensor
     replay: Callable[[], None]
+    weights: list[Tensor]
+    """Joined weights at the addresses that the graph reads: whoever forgets them must not free them."""
 
 
 class GraphRunner:
@@ -174,7 +176,7 @@ class GraphRunner:
         # warming up has added gradients of its own
         for name, grad in before.items():
             self._grads[name].copy_(grad)
-        return _Slot(batch, host, buffer, factor, result, replay)
+        return _Slot(batch, host, buffer, factor, result, replay, kept_weights(self.model))
 
     def _fill(self, slot: _Slot, rows: Rows, host: Prepared, scale: float) -> None:
         packed = pack(host)
@@ -185,10 +187,11 @@ class GraphRunner:
         slot.scale.fill_(scale)
 
     def _scores(self, batch: Batch, prepared: Prepared, scale: Tensor) -> Tensor:
-        output = self.model(**batch, prepared=prepared, return_dict=True)
-        if isinstance(self.model, LxmertForImagePairs):
-            return output.logits
-        return output.question_answering_score
+        return self._scores_in(self.model(**batch, prepared=prepared, return_dict=True))
+
+    def _scores_in(self, output: Any) -> Tensor:
+        is_pairs = isinstance(self.model, LxmertForImagePairs)
+        return output.logits if is_pairs else output.question_answering_score
 
     def _loss(self, batch: Batch, prepared: Prepared, scale: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -202,9 +205,7 @@ class GraphRunner:
         self.report[f"without a graph: {reason}"] += 1
         on_device = replaced(batch, lambda x: x.to(self.model.device))
         if kind == "infer":
-            output = self.model(**on_device, return_dict=True)
-            is_pairs = isinstance(self.model, LxmertForImagePairs)
-            return output.logits if is_pairs else output.question_answering_score
+            return self._scores_in(self.model(**on_device, return_dict=True))
         options = {"loss_only": True} if isinstance(self.model, LxmertForPreTraining) else {}
         loss = self.model(**on_device, **options, return_dict=True).loss
         (loss * scale).backward()
@@ -216,10 +217,7 @@ class GraphRunner:
             return "the operators are not in use"
         if self.model.training and not self.model.lxmert.share_in_training:
             return "share_in_training is False"
-        if any(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-            for module in self.model.modules()
-        ):
+        if any(map(has_hooks, self.model.modules())):
             return "a module has hooks"
         return None
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import InputError
 from .execution import Inputs, Reads
+from .inputs import check_inputs
 from .losses import IGNORE, Labelled, labels_per_pair
 from .models import LxmertForImagePairs, LxmertForPreTraining, Prepared
 from .tables import Sizes
@@ -67,10 +69,16 @@ def prepare(model: Any, batch: Batch, sizes: Sizes) -> tuple[Rows, Prepared]:
     """What the host does for a batch (the arguments of the model's `forward`) before a graph runs it.
 
     `sizes` is asked for the size of each buffer, and remembers.
+
+    Raises:
+        InputError: a batch that does not fit; on a GPU token ids are not read.
     """
     given = {name: value for name, value in batch.items() if value is not None}
+    missing = [name for name in ("input_ids", "visual_feats", "visual_pos") if name not in given]
+    if missing:
+        raise InputError(f"a batch for a graph lacks {', '.join(missing)}")
     pairs_of_images = isinstance(model, LxmertForImagePairs)
-    ids, feats = given["input_ids"], given["visual_feats"]
+    ids, feats, boxes_of = given["input_ids"], given["visual_feats"], given["visual_pos"]
     host = {name: given[name].cpu() if name in given else None for name in (*_PLANNED, "image_index")}
     texts, length = ids.shape
     images, boxes = feats.flatten(0, 1).shape[:2] if feats.dim() == 4 else feats.shape[:2]
@@ -86,6 +94,17 @@ def prepare(model: Any, batch: Batch, sizes: Sizes) -> tuple[Rows, Prepared]:
     else:
         room_for_texts = text_index is not None
     pairs = texts if text_index is None else len(text_index)
+    check_inputs(
+        model.config,
+        ids,
+        feats.flatten(0, 1) if pairs_of_images and feats.dim() == 4 else feats,
+        boxes_of.flatten(0, 1) if pairs_of_images and boxes_of.dim() == 4 else boxes_of,
+        host["attention_mask"],
+        visual_mask,
+        given.get("token_type_ids"),
+        text_index,
+        image_index,
+    )
 
     wide = min(-(-length // POSITIONS) * POSITIONS, model.config.max_position_embeddings)
     all_texts = sizes(("all texts", pairs), texts) if room_for_texts else texts

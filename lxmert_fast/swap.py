@@ -119,12 +119,9 @@ def accelerate(
         model: `LxmertModel`, `LxmertForPreTraining` or `LxmertForQuestionAnswering` of transformers, alone or
             inside another module (`torch.compile`, PEFT, DDP).
         padding_outputs: False leaves the outputs of `LxmertModel` at padding positions 0, unworked for;
-        models
-            with heads never compute what their heads do not read.
+            models with heads never compute what their heads do not read.
         share_in_training: False draws dropout for every pair, also where an image or a text is shared.
-        loss_only: `LxmertForPreTraining` computes losses and matching scores alone; its other scores are
-        None.
-
+        loss_only: `LxmertForPreTraining` computes losses and matching scores alone; others are None.
         find_repeats: look for equal images and texts in a batch on the CPU (`repeats.py`).
 
     Returns:

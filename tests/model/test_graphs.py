@@ -206,3 +206,32 @@ def test_sizes_are_remembered_and_given_up_when_far_too_large():
     assert sizes("a", 120) == grown
     assert sizes("b", 120) == bucket(120)
     assert sizes("a", 20) < grown
+
+
+def test_a_batch_that_does_not_fit_is_named_before_anything_runs():
+    _, runner, batch = setting("vqa")
+    good = batch(0)
+    for change, words in (
+        ({"visual_feats": None}, "lacks visual_feats"),
+        ({"visual_pos": good["visual_pos"][:, :-1]}, "visual_pos has shape"),
+        ({"image_index": good["image_index"] + 99}, "image_index.* is 99"),
+        ({"image_index": good["image_index"][:-1]}, "pairs"),
+    ):
+        with pytest.raises(InputError, match=words):
+            runner.step(**good | change)
+    assert not runner.report
+
+
+def test_a_graph_holds_the_joined_weights_that_it_reads():
+    """A call with gradients forgets them; the graph still reads their memory."""
+    model, runner, batch = setting("vqa")
+    model.eval()
+    asked = {key: value for key, value in batch(0).items() if key != "labels"}
+    runner.infer(**asked)
+    (slot,) = runner._slots.values()
+    held = [weight.data_ptr() for weight in slot.weights]
+    assert held
+    model(**batch(0)).loss.backward()
+    runner.infer(**asked)
+    assert [weight.data_ptr() for weight in slot.weights] == held
+    assert runner.report["captured"] == 1
