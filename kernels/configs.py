@@ -19,6 +19,10 @@ from typing import NamedTuple
 VARIABLE = "LXMERT_FAST_CONFIGS"
 
 
+class WrongVariable(ValueError):
+    """An environment variable of this library with a value that it cannot use; a command prints it alone."""
+
+
 class Settings(NamedTuple):
     """Of one launch."""
 
@@ -210,4 +214,16 @@ def write_table(path: Path, table: dict[int, dict[str, Table]]) -> None:
 @lru_cache
 def _tuned() -> dict[int, dict[str, Table]]:
     path = os.environ.get(VARIABLE)
-    return read_table(Path(path)) if path else {}
+    try:
+        return read_table(Path(path)) if path else {}
+    except (OSError, ValueError) as error:
+        raise WrongVariable(f"{VARIABLE}: {error}") from error
+
+
+def check_environment() -> None:
+    """Read the table that `LXMERT_FAST_CONFIGS` names now rather than at the first launch.
+
+    Raises:
+        WrongVariable: it can't be read.
+    """
+    _tuned()

@@ -21,6 +21,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from .configs import WrongVariable
+
 VARIABLE = "LXMERT_FAST_KERNELS"
 CHOICES = ("auto", "operator", "apex", "reference")
 #: The keys that one attention kernel holds at a time: 64 text positions and 100 boxes fit.
@@ -95,5 +97,5 @@ def autocasts(x: Tensor) -> bool:
 
 def _checked(choice: str) -> str:
     if choice not in CHOICES:
-        raise ValueError(f"{VARIABLE} is {choice!r}, wanted one of {', '.join(CHOICES)}")
+        raise WrongVariable(f"{VARIABLE} is {choice!r}, wanted one of {', '.join(CHOICES)}")
     return choice

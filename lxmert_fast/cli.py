@@ -11,6 +11,7 @@ import typer
 from .commands import bench, checkpoint, data, features
 from .commands.verify import verify
 from .errors import Diverged, InputError
+from .kernels.configs import WrongVariable, check_environment
 
 app = typer.Typer(
     name="lxmert-fast",
@@ -129,8 +130,9 @@ def main() -> None:
     So is what the machine refuses: a folder that may not be written, a full disk.
     """
     try:
+        check_environment()
         app()
-    except InputError as error:
+    except (InputError, WrongVariable) as error:
         typer.echo(f"lxmert-fast: {error}", err=True)
         sys.exit(2)
     except OSError as error:

@@ -126,3 +126,21 @@ def test_a_run_that_cannot_write_its_folder_is_one_line(tmp_path: Path, taken: P
     line = refusal(call("pretrain", write_json(tmp_path / "config.yaml", settings)))
     assert line.startswith(f"lxmert-fast: {taken}: ")
     assert taken.read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("LXMERT_FAST_CONFIGS", "absent.json", "No such file"),
+        ("LXMERT_FAST_CONFIGS", "table.json", "not a table of launch settings"),
+        ("LXMERT_FAST_KERNELS", "fast", "wanted one of auto, operator, apex, reference"),
+    ],
+)
+def test_an_environment_variable_that_is_wrong_is_one_line(
+    variable: str, value: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "table.json").write_text('{"80": 3}', encoding="utf-8")
+    monkeypatch.setenv(variable, str(tmp_path / value) if value.endswith("json") else value)
+    line = refusal(call("bench", "counts", "--tiny", "--pairs", 8))
+    assert variable in line
+    assert words in line
