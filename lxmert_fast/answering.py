@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .checkpoint import load_model
@@ -118,10 +119,17 @@ class Answerer:
 
 
 def save_model_folder(
-    model: PreTrainedModel, text: TextEncoder, answers: Sequence[str], folder: Path
+    model: PreTrainedModel,
+    text: TextEncoder,
+    answers: Sequence[str],
+    folder: Path,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a model with its vocabulary and its answers, so that the folder is all that is needed later."""
-    model.save_pretrained(folder)
+    """Write a model with its vocabulary and its answers, so that the folder is all that is needed later.
+
+    `weights` by name stand for the model's own, which may be in half precision or in pieces on many ranks.
+    """
+    model.save_pretrained(folder, state_dict=weights)
     shutil.copyfile(text.vocabulary, folder / VOCABULARY)
     AnswerMap(answers).save(folder)
 

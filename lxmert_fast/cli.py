@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from .commands import bench, checkpoint, data, features
 from .commands.verify import verify
-from .errors import Diverged, InputError
+from .errors import Diverged, InputError, RanksLost
 from .kernels.configs import WrongVariable, check_environment
 
 app = typer.Typer(
@@ -44,7 +45,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 @app.command()
 def pretrain(config: Config, overrides: Overrides = None) -> None:
     """Pre-train with the five tasks of the paper; run it again to go on after an interruption."""
-    from .train.pretrain import pretrain as run
+    from .train.pretraining import pretrain as run
     from .train.settings import PretrainSettings, load_settings
 
     _report(run(load_settings(PretrainSettings, config, overrides)))
@@ -53,7 +54,7 @@ def pretrain(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def finetune(config: Config, overrides: Overrides = None) -> None:
     """Fine-tune on a question-answering data set; run it again to go on after an interruption."""
-    from .train.finetune import finetune as run
+    from .train.finetuning import finetune as run
     from .train.settings import FinetuneSettings, load_settings
 
     _report(run(load_settings(FinetuneSettings, config, overrides)))
@@ -121,28 +122,53 @@ def _console():  # type: ignore[no-untyped-def]
 def _report(summary: dict) -> None:
     import json
 
-    typer.echo(json.dumps(summary, indent=2))
+    if summary["stopped"]:
+        typer.echo(f"stopped by {summary['stopped']} after update {summary['updates']}; the same command goes on")
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(json.dumps(summary, indent=2))
 
 
 def main() -> None:
     """Entry point: a mistake in the input is one line on standard error and exit code 2.
 
-    So is what the machine refuses: a folder that may not be written, a full disk.
+    So is what the machine refuses: a folder that may not be written, a full disk. A run that diverged leaves
+    with 1, one that lost another rank with 3.
     """
     try:
         check_environment()
         app()
     except (InputError, WrongVariable) as error:
-        typer.echo(f"lxmert-fast: {error}", err=True)
-        sys.exit(2)
+        _leave(str(error), 2)
     except OSError as error:
         # a rename names its target second; the first is a scratch file that nobody asked for
         place = error.filename2 or error.filename or "file system"
-        typer.echo(f"lxmert-fast: {place}: {error.strerror or error}", err=True)
-        sys.exit(2)
+        _leave(f"{place}: {error.strerror or error}", 2)
     except Diverged as error:
-        typer.echo(f"lxmert-fast: {error}", err=True)
-        sys.exit(1)
+        _leave(str(error), 1)
+    except RanksLost as error:
+        _leave(str(error), 3)
+
+
+def from_launcher(command: str) -> None:
+    """Entry point of `train/pretrain.py` and `train/finetune.py`, one process of many.
+
+    The launcher's own arguments (`--local_rank`) say what it says in the environment too.
+    """
+    arguments = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    if "--config" in arguments:
+        arguments.remove("--config")
+    sys.argv = ["lxmert-fast", command, *(word.removeprefix("--config=") for word in arguments)]
+    main()
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    typer.echo(f"lxmert-fast: {line}", err=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # the interpreter's own end would wait for collectives that never come to theirs
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
