@@ -101,7 +101,13 @@ def fit(
             f"the training set has {task.num_examples()} examples, one update takes "
             f"{optimisation.batch_size} x {optimisation.accumulation}: lower optimisation.batch_size"
         )
-    batches = EpochBatches(task.num_examples(), optimisation.batch_size, seed=run.seed, runs=task.runs())
+    batches = EpochBatches(
+        task.num_examples(),
+        optimisation.batch_size * optimisation.accumulation,
+        seed=run.seed,
+        runs=task.runs(),
+        accumulation=optimisation.accumulation,
+    )
     updates = per_epoch // optimisation.accumulation * optimisation.epochs
     if optimisation.gradient_checkpointing:
         task.model.gradient_checkpointing_enable()
