@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LxmertConfig
 
-from lxmert_fast.data.masking import mask_objects, mask_words
+from lxmert_fast.data.draws import below
+from lxmert_fast.data.masking import OBJECT_DRAWS, WORD_DRAWS, mask_objects, mask_words
 from lxmert_fast.losses import IGNORE
 
 MASK_RATE = 0.15
@@ -21,8 +22,9 @@ def hide_words(
     ids: np.ndarray, eligible: np.ndarray, mask_id: int, config: LxmertConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, Tensor]:
     """Ids (S, T) with 15 % of the eligible ones hidden, and their labels (S, T)."""
+    uniform = rng.random((*ids.shape, WORD_DRAWS))
     hidden, labels = mask_words(
-        ids, eligible, rng, rate=MASK_RATE, mask_id=mask_id, vocab_size=config.vocab_size
+        ids, eligible, uniform, rate=MASK_RATE, mask_id=mask_id, vocab_size=config.vocab_size
     )
     return hidden, torch.from_numpy(labels)
 
@@ -34,10 +36,9 @@ def hide_objects(
     images, objects, size = features.shape
     hidden = mask_objects(
         np.full(images, objects),
-        objects,
-        rng,
+        rng.random((images, objects, OBJECT_DRAWS)),
         rate=MASK_RATE,
-        random_features=lambda rng, n: features.reshape(-1, size)[rng.integers(images * objects, size=n)],
+        random_features=lambda uniform: features.reshape(-1, size)[below(uniform[:, 0], images * objects)],
     )
 
     def classes(limit: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
 from lxmert_fast.data.easyvqa import write_entries
 from lxmert_fast.data.examples import Examples, read_examples
-from lxmert_fast.data.masking import mask_words
+from lxmert_fast.data.masking import WORD_DRAWS, mask_words
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.region_format import ImageRegions
 from lxmert_fast.data.regions import RegionStore, RegionWriter
@@ -193,7 +193,8 @@ def test_masking_words(benchmark: BenchmarkFixture, text: TextEncoder, examples:
     rng = np.random.default_rng(2)
 
     def vectorised() -> tuple[np.ndarray, np.ndarray]:
-        return mask_words(ids, inner, rng, rate=0.15, mask_id=text.mask_id, vocab_size=text.vocab_size)
+        uniform = rng.random((*ids.shape, WORD_DRAWS))
+        return mask_words(ids, inner, uniform, rate=0.15, mask_id=text.mask_id, vocab_size=text.vocab_size)
 
     _, labels = benchmark(vectorised)
     assert (labels >= 0).sum() / inner.sum() == pytest.approx(0.15, abs=0.02)

@@ -1,8 +1,9 @@
 """Which examples stand in which batch, and the loader that builds them.
 
-A batch is a function of (seed, epoch, step): its rows are drawn here, every other random choice inside it
-comes from the same three numbers. So any number of workers gives the same batches, and a run that stopped
-goes on with the batch it would have seen next.
+An epoch has one order, drawn here, and an update takes the next places of it; every other random choice about
+an example follows from its place (`draws`). How the places of an update are cut over ranks and forward passes
+changes nothing about them, nor does the number of workers, and a run that stopped goes on with the places it
+would have seen next, on as many ranks as it is given.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ class BatchKey(NamedTuple):
     """What a data set needs to build one batch."""
 
     epoch: int
-    step: int
-    """Index of the batch within its epoch, counted over all ranks: the draws of two ranks differ."""
+    first: int
+    """The place of rows[0] in the epoch's order; the others follow it."""
     rows: np.ndarray
     """(B,) int64 example numbers."""
+    run_start: int | None = None
+    """The place where the run of rows[0] begins, which an earlier batch may hold; None without runs."""
 
 
 class Batch(NamedTuple):
@@ -43,23 +46,25 @@ class Batch(NamedTuple):
 class EpochBatches(Sampler[BatchKey]):
     """The batches of an epoch, each example once; the order depends on (seed, epoch) alone.
 
-    Ranks take turns: of every B * W examples of the order, rank r has the r-th B. So W ranks see the
-    batches that one process would see, under the same keys, and examples that stand together stay together.
-    All take the same number of steps, and no example is repeated to make that so.
+    An update takes the next `batch_size` places of the order, cut in num_ranks * accumulation pieces whose
+    sizes differ by at most one; rank r's a-th batch of the update is piece a * num_ranks + r. So ranks in
+    turn see the order that one process would see, examples that stand together stay together, and all take
+    the same number of steps without repeating an example.
 
     Args:
         num_examples: examples in an epoch.
-        batch_size: B, of one rank.
+        batch_size: pairs of one update, over all ranks and forward passes.
         seed: of the order.
         shuffle: False keeps file order, or with `runs` the order of their groups.
-        drop_last: leave out what does not fill a batch on every rank, as the original does in training.
-            False divides it evenly: a last step where batches are smaller, or, where that would leave a rank
-            without any, one example more for some ranks in the step before.
+        drop_last: leave out what does not fill an update, as the original does in training. False makes it
+            one more, smaller update, or, where that would leave a rank without a batch, adds it to the last.
         runs: examples that stand together; None shuffles each on its own.
-        rank, num_ranks: whose batches these are, and W.
+        rank, num_ranks: whose batches these are, and of how many.
+        accumulation: batches of a rank in one update.
 
     Raises:
-        InputError: a rank would have no batch; runs of other examples; a rank outside 0 to W - 1.
+        InputError: an update of fewer pairs than pieces, an epoch without an update, runs of other examples,
+            a rank outside 0 to num_ranks - 1.
     """
 
     def __init__(
@@ -73,15 +78,22 @@ class EpochBatches(Sampler[BatchKey]):
         runs: Runs | None = None,
         rank: int = 0,
         num_ranks: int = 1,
+        accumulation: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch size is {batch_size}, wanted at least 1")
         if not 0 <= rank < num_ranks:
             raise InputError(f"rank {rank} of {num_ranks}, wanted 0 to {num_ranks - 1}")
-        least = batch_size if drop_last else 1
-        if num_examples < least * num_ranks:
-            ranks = f" for each of {num_ranks} ranks" if num_ranks > 1 else ""
-            raise InputError(f"{num_examples} examples, wanted at least one batch of {least}{ranks}")
+        if accumulation < 1:
+            raise InputError(f"accumulation is {accumulation}, wanted at least 1")
+        pieces = num_ranks * accumulation
+        cut = f", one for each of {num_ranks} ranks x {accumulation} forward passes" if pieces > 1 else ""
+        if batch_size < pieces:
+            raise InputError(f"batch size is {batch_size}, wanted at least {pieces}{cut}")
+        least = batch_size if drop_last else pieces
+        if num_examples < least:
+            raise InputError(
+                f"{num_examples} examples, wanted at least {least}"
+                f"{cut if least == pieces else ', the batch size of one update'}"
+            )
         if runs is not None and len(runs) != num_examples:
             raise InputError(f"runs of {len(runs)} examples, wanted {num_examples}")
         self.num_examples = num_examples
@@ -92,22 +104,29 @@ class EpochBatches(Sampler[BatchKey]):
         self.runs = runs
         self.rank = rank
         self.num_ranks = num_ranks
+        self.accumulation = accumulation
         self._epoch = 0
         self._start = 0
 
     def set_position(self, epoch: int, step: int = 0) -> None:
         """The next iteration is of `epoch` and begins with this rank's batch `step`, which may be its end.
 
-        Without a call, each iteration is the epoch after the one before.
+        Update u begins with batch u * accumulation, on however many ranks. Without a call, each iteration is
+        the epoch after the one before.
         """
         if epoch < 0 or not 0 <= step <= len(self):
             raise InputError(f"epoch {epoch}, batch {step}: wanted a batch of 0 to {len(self)}")
         self._epoch, self._start = epoch, step
 
+    @property
+    def updates(self) -> int:
+        """Updates in a whole epoch: with `drop_last` the same for any ranks and accumulation."""
+        whole, left = divmod(self.num_examples, self.batch_size)
+        return whole + (not self.drop_last and left >= self.num_ranks * self.accumulation)
+
     def __len__(self) -> int:
         """Batches of this rank, and of every other, in a whole epoch."""
-        steps, left = divmod(self.num_examples, self.batch_size * self.num_ranks)
-        return steps + (not self.drop_last and left >= self.num_ranks)
+        return self.updates * self.accumulation
 
     def __iter__(self) -> Iterator[BatchKey]:
         # A loader with workers makes two iterators and draws from one: a generator moves on only when drawn.
@@ -116,10 +135,10 @@ class EpochBatches(Sampler[BatchKey]):
         order = self._order(epoch)
         for step in range(start, len(self)):
             first, last = self._places(step)
-            yield BatchKey(epoch, step * self.num_ranks + self.rank, order[first:last])
+            yield BatchKey(epoch, first, order[first:last], self._run_start(order, first))
 
     def _order(self, epoch: int) -> np.ndarray:
-        # numpy pads seeds with zeros: without the 1, this would be the stream of the epoch's batch 0
+        # numpy pads seeds with zeros: without the 1, another stream of the epoch could be this one
         rng = np.random.default_rng([self.seed, epoch, 0, 1])
         if self.runs is not None:
             return self.runs.shuffled(rng) if self.shuffle else self.runs.in_order()
@@ -130,11 +149,20 @@ class EpochBatches(Sampler[BatchKey]):
 
     def _places(self, step: int) -> tuple[int, int]:
         """Where in the order this rank's batch begins and ends."""
-        together = self.batch_size * self.num_ranks
-        first = step * together
-        rest = not self.drop_last and step == len(self) - 1
-        count = self.num_examples - first if rest else together
-        return first + count * self.rank // self.num_ranks, first + count * (self.rank + 1) // self.num_ranks
+        update, turn = divmod(step, self.accumulation)
+        first = update * self.batch_size
+        rest = not self.drop_last and update == self.updates - 1
+        count = self.num_examples - first if rest else self.batch_size
+        piece, pieces = turn * self.num_ranks + self.rank, self.num_ranks * self.accumulation
+        return first + count * piece // pieces, first + count * (piece + 1) // pieces
+
+    def _run_start(self, order: np.ndarray, first: int) -> int | None:
+        if self.runs is None:
+            return None
+        groups, start = self.runs.groups, first
+        while start and groups[order[start - 1]] == groups[order[first]]:
+            start -= 1
+        return start
 
 
 def make_loader(dataset: Dataset, batches: EpochBatches, *, num_workers: int = 0) -> DataLoader:

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lxmert_fast.data.draws import below
+
 IGNORE = -100
+WORD_DRAWS, OBJECT_DRAWS = 2, 3
 BLANKED, REPLACED = 0.8, 0.9
 
 
 def mask_words(
     ids: np.ndarray,
     eligible: np.ndarray,
-    rng: np.random.Generator,
+    uniform: np.ndarray,
     *,
     rate: float,
     mask_id: int,
@@ -31,7 +34,7 @@ def mask_words(
     Args:
         ids: (B, T) int64 token ids.
         eligible: (B, T) bool, false for [CLS], [SEP] and padding.
-        rng: two uniform numbers a position are drawn, then one word a replaced piece.
+        uniform: (B, T, `WORD_DRAWS`) in [0, 1): a piece's fate, and the word it may become.
         rate: chance that a piece is chosen.
         mask_id: the id of [MASK].
         vocab_size: random pieces are uniform over the whole vocabulary, special tokens included.
@@ -39,11 +42,9 @@ def mask_words(
     Returns:
         ids with chosen pieces changed, and labels (B, T): the original id where chosen, -100 elsewhere.
     """
-    chosen = (rng.random(ids.shape) < rate) & eligible
-    fate = rng.random(ids.shape)
-    random = chosen & (fate >= BLANKED) & (fate < REPLACED)
-    masked = np.where(chosen & (fate < BLANKED), mask_id, ids)
-    masked[random] = rng.integers(vocab_size, size=int(random.sum()))
+    chosen, blanked, random = _fates(uniform[..., 0], eligible, rate)
+    masked = np.where(blanked, mask_id, ids)
+    masked[random] = below(uniform[random, 1], vocab_size)
     return masked, np.where(chosen, ids, IGNORE)
 
 
@@ -70,24 +71,28 @@ class HiddenObjects:
 
 def mask_objects(
     counts: np.ndarray,
-    max_objects: int,
-    rng: np.random.Generator,
+    uniform: np.ndarray,
     *,
     rate: float,
-    random_features: Callable[[np.random.Generator, int], np.ndarray],
+    random_features: Callable[[np.ndarray], np.ndarray],
 ) -> HiddenObjects:
     """Choose objects to hide; their boxes are never hidden.
 
     Args:
-        counts: (B,) real boxes an image; padding is never chosen. max_objects: O.
-        rng: two uniform numbers an object are drawn, then what `random_features` draws.
+        counts: (B,) real boxes an image; padding is never chosen.
+        uniform: (B, O, `OBJECT_DRAWS`) in [0, 1): an object's fate, and two to draw another object by.
         rate: chance that an object is chosen.
-        random_features: (rng, n) to (n, F), features of random objects; called once.
+        random_features: uniforms (n, 2) to (n, F), features of random objects; called once.
     """
-    shape = (len(counts), max_objects)
-    chosen = (rng.random(shape) < rate) & (np.arange(max_objects) < counts[:, None])
-    fate = rng.random(shape)
-    random = chosen & (fate >= BLANKED) & (fate < REPLACED)
-    return HiddenObjects(
-        chosen, chosen & (fate < BLANKED), random, random_features(rng, int(np.count_nonzero(random)))
-    )
+    real = np.arange(uniform.shape[1]) < counts[:, None]
+    chosen, blanked, random = _fates(uniform[..., 0], real, rate)
+    return HiddenObjects(chosen, blanked, random, random_features(uniform[random, 1:]))
+
+
+def _fates(
+    uniform: np.ndarray, eligible: np.ndarray, rate: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is chosen, and of that, what is blanked and what replaced."""
+    chosen = (uniform < rate) & eligible
+    blanked = chosen & (uniform < rate * BLANKED)
+    return chosen, blanked, chosen & ~blanked & (uniform < rate * REPLACED)

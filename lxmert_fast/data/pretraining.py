@@ -10,29 +10,41 @@ import torch
 from torch.utils.data import Dataset
 
 from lxmert_fast.data.batches import Batch, BatchKey, on_arrival
+from lxmert_fast.data.draws import Purpose, below, uniforms
+from lxmert_fast.data.elsewhere import Elsewhere
 from lxmert_fast.data.examples import Examples
-from lxmert_fast.data.masking import IGNORE, HiddenObjects, mask_objects, mask_words
+from lxmert_fast.data.masking import (
+    IGNORE,
+    OBJECT_DRAWS,
+    WORD_DRAWS,
+    HiddenObjects,
+    mask_objects,
+    mask_words,
+)
 from lxmert_fast.data.regions import RegionStore
-from lxmert_fast.data.sharing import distinct
+from lxmert_fast.data.sharing import stretches
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
 
 MISMATCH_RATE = 0.5
+# one whether it is matched, one whose sentence replaces its own, one for its answer
+_PAIR_DRAWS = 3
 
 
 class PretrainingDataset(Dataset):
     """Batches of the five tasks; `dataset[BatchKey]` is a `Batch`.
 
-    For each example, in this order: with probability 1/2 its sentence is replaced by a random example's of
-    another image (uniform over sentences); words and objects are hidden (`masking`); one of its answers is
-    drawn in proportion to its score. A replaced sentence has no answer, but its words and the image's
-    objects are predicted all the same.
+    For each example: with probability 1/2 its sentence is replaced by a random example's of another image
+    (uniform over sentences); words and objects are hidden (`masking`); one of its answers is drawn in
+    proportion to its score. A replaced sentence has no answer, but its words and the image's objects are
+    predicted all the same. All of this follows from the seed, the epoch and the example's place in the
+    epoch's order (`draws`), so not from the batch it stands in.
 
     Args:
         examples: of one or several files.
         store: their regions.
         text: the vocabulary they were read with.
-        seed: every draw comes from (seed, epoch, step).
+        seed: every draw comes from (seed, epoch, place).
         word_mask_rate, object_mask_rate: the paper's 0.15.
         match: replace sentences; off only where the matching task is off.
         label_masked_only: object and attribute labels count on masked objects only (the paper) and not on
@@ -40,9 +52,12 @@ class PretrainingDataset(Dataset):
         answer_from_epoch: epochs before this one have no answers (the paper's first phase).
         random_from: random object features come from these examples; the training set's, in validation.
         trim: cut T to the longest sentence of the batch; padding is never a key, so losses stay the same.
-        share_images: where images repeat in a batch, each stands in it once, and all its pairs see the same
-            of its objects hidden. An object is hidden as often as without; two pairs of an image are not
-            independent. Sentences, words and answers are drawn for each pair all the same.
+        share_images: pairs of an image that are neighbours in the epoch's order share it: in a batch it
+            stands once for them, with the same of its objects hidden, which follow from the place where
+            they begin. Neighbours that a batch's end separates have the same hidden too, where the keys
+            are those of `EpochBatches` with the images as its runs. An object is hidden as often as
+            without; two neighbours are not independent. Sentences, words and answers are drawn for each
+            pair all the same.
 
     Inputs: input_ids, attention_mask, labels (B, T), visual_feats (B, O, F) in the store's dtype,
     visual_pos (B, O, 4), visual_attention_mask (B, O) only where box counts differ, obj_labels,
@@ -89,19 +104,22 @@ class PretrainingDataset(Dataset):
         self.random_from = random_from or examples
         self.trim = trim
         self.share_images = share_images
+        self._elsewhere = Elsewhere(examples.images) if match else None
+        # not of the batch, or a draw would depend on who stands beside it
+        self._max_objects = store.max_objects
 
     def __len__(self) -> int:
         """Examples, not batches."""
         return len(self.examples)
 
     def __getitem__(self, key: BatchKey) -> Batch:
-        rng = np.random.default_rng([self.seed, key.epoch, key.step])
         rows = key.rows
-        sentence_rows, matched = self._match(rows, rng)
-        ids, mask, labels = self._words(sentence_rows, rng)
+        draws = self._draws(Purpose.PAIRS, key, key.first, _PAIR_DRAWS)
+        sentence_rows, matched = self._match(rows, draws)
+        ids, mask, labels = self._words(sentence_rows, key)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        inputs |= self._objects(rows, rng)
-        answer, flat_answers = self._answers(rows, matched, key.epoch, rng)
+        inputs |= self._objects(key)
+        answer, flat_answers = self._answers(rows, matched, key.epoch, draws[:, 2])
         inputs["ans"] = answer
         if self.match:
             inputs["matched_label"] = torch.from_numpy(matched.astype(np.int64))
@@ -114,20 +132,19 @@ class PretrainingDataset(Dataset):
         }
         return Batch(inputs, [self.examples.name(row, image_ids) for row in rows], extras)
 
-    def _match(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Whose sentence each pair reads, and whether it is its own."""
-        if not self.match:
-            return rows, np.ones(len(rows), bool)
-        matched = rng.random(len(rows)) >= MISMATCH_RATE
-        sentence_rows = rows.copy()
-        images = self.examples.images
-        again = np.flatnonzero(~matched)
-        while len(again):
-            sentence_rows[again] = rng.integers(len(self.examples), size=len(again))
-            again = again[images[sentence_rows[again]] == images[rows[again]]]
-        return sentence_rows, matched
+    def _draws(self, purpose: Purpose, key: BatchKey, first: int, *a_place: int) -> np.ndarray:
+        """The rows of a table from place `first` to the batch's end."""
+        places = key.first + len(key.rows) - first
+        return uniforms(self.seed, key.epoch, purpose, first, (places, *a_place))
 
-    def _words(self, rows: np.ndarray, rng: np.random.Generator) -> Sequence[torch.Tensor]:
+    def _match(self, rows: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whose sentence each pair reads, and whether it is its own."""
+        if self._elsewhere is None:
+            return rows, np.ones(len(rows), bool)
+        matched = draws[:, 0] >= MISMATCH_RATE
+        return np.where(matched, rows, self._elsewhere.draw(rows, draws[:, 1])), matched
+
+    def _words(self, rows: np.ndarray, key: BatchKey) -> Sequence[torch.Tensor]:
         sentences = self.examples.sentences
         lengths = sentences.lengths(rows)
         ids, real = sentences.padded(rows, self.text.max_length, self.text.pad_id)
@@ -136,7 +153,7 @@ class PretrainingDataset(Dataset):
         masked, labels = mask_words(
             ids,
             inner,
-            rng,
+            self._draws(Purpose.WORDS, key, key.first, self.text.max_length, WORD_DRAWS),
             rate=self.word_mask_rate,
             mask_id=self.text.mask_id,
             vocab_size=self.text.vocab_size,
@@ -146,15 +163,18 @@ class PretrainingDataset(Dataset):
         parts = (masked, real.astype(np.int64), labels)
         return [torch.from_numpy(np.ascontiguousarray(part[:, :width])) for part in parts]
 
-    def _objects(self, rows: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        images, which = self.examples.images[rows], None
+    def _objects(self, key: BatchKey) -> dict[str, Any]:
+        images, which = self.examples.images[key.rows], None
+        starts = key.first + np.arange(len(key.rows))
         if self.share_images:
-            images, which = distinct(images)
+            run_start = key.first if key.run_start is None else key.run_start
+            starts, which = stretches(images, key.first, run_start)
+            images = images[np.maximum(starts - key.first, 0)]
         regions = self.store.read(images)
+        draws = self._draws(Purpose.OBJECTS, key, int(starts[0]), self._max_objects, OBJECT_DRAWS)
         hidden = mask_objects(
             regions.counts,
-            regions.features.shape[1],
-            rng,
+            draws[starts - starts[0], : regions.features.shape[1]],
             rate=self.object_mask_rate,
             random_features=self._random_features,
         )
@@ -175,30 +195,34 @@ class PretrainingDataset(Dataset):
             inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
         return inputs
 
-    def _random_features(self, rng: np.random.Generator, number: int) -> np.ndarray:
-        """Features of random boxes of random examples' images: (number, F)."""
-        images = self.random_from.images[rng.integers(len(self.random_from), size=number)]
-        boxes = (rng.random(number) * self.store.counts[images]).astype(np.int64)
-        return self.store.features_at(images, boxes)
+    def _random_features(self, uniform: np.ndarray) -> np.ndarray:
+        """Features of random boxes of random examples' images, by (n, 2) uniforms: (n, F)."""
+        images = self.random_from.images[below(uniform[:, 0], len(self.random_from))]
+        return self.store.features_at(images, below(uniform[:, 1], self.store.counts[images]))
 
     def _answers(
-        self, rows: np.ndarray, matched: np.ndarray, epoch: int, rng: np.random.Generator
+        self, rows: np.ndarray, matched: np.ndarray, epoch: int, uniform: np.ndarray
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """One drawn answer a pair, -100 for none, and all answers of the matched pairs."""
         answers = self.examples.answers
-        places, offsets = answers.positions(rows)
-        pairs = np.repeat(np.arange(len(rows)), np.diff(offsets))
         if epoch < self.answer_from_epoch:
             matched = np.zeros_like(matched)
-        kept = matched[pairs]
-        pairs, places = pairs[kept], places[kept]
+        pairs = np.flatnonzero(matched & (answers.lengths(rows) > 0))
+        places, offsets = answers.positions(rows[pairs])
+        counts = np.diff(offsets)
+        # a row a pair: sums over the batch would round by who stands before
+        table = np.zeros((len(pairs), int(counts.max(initial=0))))
+        table[np.arange(table.shape[1]) < counts[:, None]] = self.examples.scores[places]
+        sums = table.cumsum(1)
+        which = (sums <= uniform[pairs, None] * sums[:, -1:]).sum(1)
         classes, scores = answers.values[places].astype(np.int64), self.examples.scores[places]
-        # the largest of log score + Gumbel noise falls on an answer with probability score / sum of scores
-        noisy = np.log(scores) + rng.gumbel(size=len(scores))
-        order = np.lexsort((noisy, pairs))
         drawn = np.full(len(rows), IGNORE, np.int64)
-        drawn[pairs[order]] = classes[order]
-        flat = (torch.from_numpy(pairs), torch.from_numpy(classes), torch.from_numpy(scores))
+        drawn[pairs] = classes[offsets[:-1] + which]
+        flat = (
+            torch.from_numpy(np.repeat(pairs, counts)),
+            torch.from_numpy(classes),
+            torch.from_numpy(scores),
+        )
         return torch.from_numpy(drawn), flat
 
 

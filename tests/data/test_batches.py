@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_an_epoch_holds_every_example_once() -> None:
         batches = EpochBatches(103, 10, seed=1, drop_last=drop_last)
         keys = list(batches)
         assert len(keys) == len(batches) == 10 + (not drop_last)
-        assert [key.step for key in keys] == list(range(len(keys)))
+        assert [key.first for key in keys] == list(range(0, 103 if not drop_last else 100, 10))
         assert len(keys[-1].rows) == last
         rows = np.concatenate([key.rows for key in keys])
         assert rows.dtype == np.int64
@@ -69,71 +69,136 @@ def test_a_position_goes_on_where_it_says(step: int) -> None:
     part.set_position(3, step)
     keys = list(part)
     assert [key.rows.tolist() for key in keys] == rows_of(whole)[step:]
-    assert [(key.epoch, key.step) for key in keys] == [(3, number) for number in range(step, 8)]
+    assert [(key.epoch, key.first) for key in keys] == [(3, 7 * number) for number in range(step, 8)]
     assert next(iter(part)).epoch == 4
 
 
+class Cut(NamedTuple):
+    """How an update is divided."""
+
+    ranks: int
+    accumulation: int
+
+    def batches(self, rank: int, examples: int, size: int, options: dict[str, Any]) -> EpochBatches:
+        cut = {"num_ranks": self.ranks, "accumulation": self.accumulation}
+        return EpochBatches(examples, size, rank=rank, **cut, **options)
+
+    def updates(self, examples: int, size: int, options: dict[str, Any], epoch: int, update: int = 0) -> Any:
+        """The keys of each update from number `update` on, in the order of their pieces."""
+        shares = [self.batches(rank, examples, size, options) for rank in range(self.ranks)]
+        for share in shares:
+            share.set_position(epoch, update * self.accumulation)
+        turns = list(zip(*shares, strict=True))
+        groups = [turns[at : at + self.accumulation] for at in range(0, len(turns), self.accumulation)]
+        return [[key for turn in group for key in turn] for group in groups]
+
+
+cuts = st.builds(Cut, st.integers(1, 5), st.integers(1, 3))
+
+
 @st.composite
-def sharded(draw: st.DrawFn) -> tuple[list[EpochBatches], EpochBatches]:
-    """The batches of every rank, and those that one process would see."""
-    ranks, size, drop_last = draw(st.integers(1, 5)), draw(st.integers(1, 7)), draw(st.booleans())
-    examples = draw(st.integers(ranks * (size if drop_last else 1), 90))
-    options: dict[str, Any] = {"seed": draw(st.integers(0, 99)), "shuffle": draw(st.booleans())}
+def epochs(draw: st.DrawFn, drop_last: bool | None = None) -> tuple[Cut, Cut, int, int, dict[str, Any]]:
+    """Two ways to cut an update, examples, the size of an update, and options of `EpochBatches`."""
+    cut, other = draw(cuts), draw(cuts)
+    options: dict[str, Any] = {"drop_last": draw(st.booleans()) if drop_last is None else drop_last}
+    pieces = max(cut.ranks * cut.accumulation, other.ranks * other.accumulation)
+    size = draw(st.integers(pieces, 40))
+    examples = draw(st.integers(size if options["drop_last"] else pieces, 130))
+    options |= {"seed": draw(st.integers(0, 99)), "shuffle": draw(st.booleans())}
     if draw(st.booleans()):
         groups = draw(st.lists(st.integers(0, 9), min_size=examples, max_size=examples))
         options["runs"] = Runs(np.array(groups), draw(st.none() | st.integers(1, 6)))
-    options["drop_last"] = drop_last
-    shares = [EpochBatches(examples, size, rank=rank, num_ranks=ranks, **options) for rank in range(ranks)]
-    return shares, EpochBatches(examples, size, **options)
+    return cut, other, examples, size, options
 
 
-@given(sharded(), st.integers(0, 5))
-def test_ranks_share_an_epoch(batches: tuple[list[EpochBatches], EpochBatches], epoch: int) -> None:
-    shares, alone = batches
-    for part in (*shares, alone):
-        part.set_position(epoch)
-    keys = [list(share) for share in shares]
-    assert {len(of_rank) for of_rank in keys} == {len(share) for share in shares} == {len(shares[0])}
-    in_turn = [key for step in zip(*keys, strict=True) for key in step]
-    rows = np.concatenate([key.rows for key in in_turn])
-    order = np.concatenate([key.rows for key in alone])
-    assert [key.step for key in in_turn] == list(range(len(in_turn)))
-    np.testing.assert_array_equal(rows, order[: len(rows)])
-    whole = shares[0].batch_size * len(shares)
-    if alone.drop_last:
-        assert len(rows) == alone.num_examples // whole * whole
-        assert [len(key.rows) for key in in_turn] == [alone.batch_size] * len(in_turn)
+@given(epochs(), st.integers(0, 5))
+def test_updates_are_the_order_however_they_are_cut(setting: Any, epoch: int) -> None:
+    cut, _, examples, size, options = setting
+    pieces = cut.ranks * cut.accumulation
+    updates = cut.updates(examples, size, options, epoch)
+    share = cut.batches(0, examples, size, options)
+    assert len(updates) == share.updates == len(share) / cut.accumulation
+    whole = EpochBatches(examples, examples, **options)
+    whole.set_position(epoch)
+    (order,) = [key.rows for key in whole]
+    first = 0
+    for update in updates:
+        assert len(update) == pieces
+        for key in update:
+            assert key.first == first
+            first += len(key.rows)
+            np.testing.assert_array_equal(key.rows, order[key.first : first])
+        sizes = [len(key.rows) for key in update]
+        assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
+    assert {sum(len(key.rows) for key in update) for update in updates[:-1]} <= {size}
+    last = sum(len(key.rows) for key in updates[-1])
+    if options["drop_last"]:
+        assert last == size
+        assert first == examples // size * size
     else:
-        assert len(rows) == alone.num_examples
-        last = [len(key.rows) for key in in_turn[-len(shares) :]]
-        assert max(last) - min(last) <= 1
-        assert 1 <= min(last) <= max(last) <= alone.batch_size + (alone.num_examples % whole < len(shares))
-        assert all(len(key.rows) == alone.batch_size for key in in_turn[: -len(shares)])
+        assert first == examples
+        assert pieces <= last < size + pieces
 
 
-@given(sharded(), st.integers(0, 3), st.data())
-def test_any_position_is_the_rest_of_the_epoch(
-    batches: tuple[list[EpochBatches], EpochBatches], epoch: int, data: st.DataObject
+@given(epochs(drop_last=True), st.integers(0, 3), st.data())
+def test_another_number_of_ranks_goes_on_at_the_same_update(
+    setting: Any, epoch: int, data: st.DataObject
 ) -> None:
-    share = data.draw(st.sampled_from(batches[0]))
+    before, after, examples, size, options = setting
+    through = before.updates(examples, size, options, epoch)
+    update = data.draw(st.integers(0, len(through)))
+    rest = after.updates(examples, size, options, epoch, update)
+    found = [key for keys in (*through[:update], *rest) for key in keys]
+    wanted = [key for keys in through for key in keys]
+    assert [key.first for keys in rest for key in keys[:1]] == list(
+        range(update * size, len(through) * size, size)
+    )
+    np.testing.assert_array_equal(*(np.concatenate([key.rows for key in keys]) for keys in (found, wanted)))
+
+
+@given(epochs(), st.integers(0, 3), st.data())
+def test_any_position_is_the_rest_of_the_epoch(setting: Any, epoch: int, data: st.DataObject) -> None:
+    cut, _, examples, size, options = setting
+    share = cut.batches(data.draw(st.integers(0, cut.ranks - 1)), examples, size, options)
     through = [list(share) for _ in range(epoch + 1)][epoch]
     step = data.draw(st.integers(0, len(share)))
     share.set_position(epoch, step)
     rest = list(share)
-    assert [(key.epoch, key.step) for key in rest] == [(key.epoch, key.step) for key in through[step:]]
+    assert [(key.epoch, key.first) for key in rest] == [(key.epoch, key.first) for key in through[step:]]
     assert [key.rows.tolist() for key in rest] == [key.rows.tolist() for key in through[step:]]
 
 
+@given(epochs())
+def test_a_batch_knows_where_its_first_run_begins(setting: Any) -> None:
+    cut, _, examples, size, options = setting
+    runs = options.get("runs")
+    (order,) = [key.rows for key in EpochBatches(examples, examples, **options)]
+    for update in cut.updates(examples, size, options, 0):
+        for key in update:
+            if runs is None:
+                assert key.run_start is None
+                continue
+            group = runs.groups[order[key.first]]
+            assert (runs.groups[order[key.run_start : key.first]] == group).all()
+            assert key.run_start == 0 or runs.groups[order[key.run_start - 1]] != group
+
+
 def test_impossible_settings() -> None:
-    with pytest.raises(InputError, match="39 examples, wanted at least one batch of 10 for each of 4 ranks"):
-        EpochBatches(39, 10, seed=0, num_ranks=4)
-    with pytest.raises(InputError, match="3 examples, wanted at least one batch of 1 for each of 4 ranks"):
-        EpochBatches(3, 10, seed=0, num_ranks=4, drop_last=False)
+    with pytest.raises(InputError, match="39 examples, wanted at least 40, the batch size of one update"):
+        EpochBatches(39, 40, seed=0, num_ranks=4)
+    with pytest.raises(
+        InputError, match="7 examples, wanted at least 8, one for each of 4 ranks x 2 forward"
+    ):
+        EpochBatches(7, 10, seed=0, num_ranks=4, accumulation=2, drop_last=False)
+    with pytest.raises(InputError, match="batch size is 7, wanted at least 8, one for each of 4 ranks x 2"):
+        EpochBatches(90, 7, seed=0, num_ranks=4, accumulation=2)
     with pytest.raises(InputError, match="rank 4 of 4, wanted 0 to 3"):
         EpochBatches(90, 10, seed=0, rank=4, num_ranks=4)
+    with pytest.raises(InputError, match="accumulation is 0"):
+        EpochBatches(90, 10, seed=0, accumulation=0)
     with pytest.raises(InputError, match="runs of 2 examples, wanted 9"):
         EpochBatches(9, 3, seed=0, runs=Runs(np.zeros(2, int)))
-    with pytest.raises(InputError, match="9 examples, wanted at least one batch of 10"):
+    with pytest.raises(InputError, match="9 examples, wanted at least 10"):
         EpochBatches(9, 10, seed=0)
     with pytest.raises(InputError, match="0 examples"):
         EpochBatches(0, 10, seed=0, drop_last=False)
@@ -158,7 +223,7 @@ class Numbers(Dataset):
             "pair": {"x": (rows, rows)},
         }
         return Batch(
-            inputs, [str(row) for row in key.rows], {"position": (key.epoch, key.step), "rows": key.rows}
+            inputs, [str(row) for row in key.rows], {"position": (key.epoch, key.first), "rows": key.rows}
         )
 
 
@@ -173,7 +238,9 @@ def test_loader_keeps_order_types_and_position(workers: int) -> None:
             batches.set_position(epoch, start)
         wanted.set_position(epoch, start)
         found = list(loader)
-        assert [batch.extras["position"] for batch in found] == [(epoch, step) for step in range(start, 5)]
+        assert [batch.extras["position"] for batch in found] == [
+            (epoch, 8 * step) for step in range(start, 5)
+        ]
         for batch, key in zip(found, wanted, strict=True):
             assert isinstance(batch, Batch)
             assert isinstance(batch.extras["rows"], np.ndarray)

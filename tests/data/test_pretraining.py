@@ -17,6 +17,7 @@ from small_data import WORDS, aggregated, known_store, small_encoder, within, wr
 
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, BatchKey, EpochBatches, make_loader
+from lxmert_fast.data.draws import Purpose, uniforms
 from lxmert_fast.data.examples import Examples, read_examples
 from lxmert_fast.data.masking import mask_objects
 from lxmert_fast.data.pretraining import PretrainingDataset
@@ -186,7 +187,7 @@ def test_donors_follow_examples_and_come_from_the_training_set(tmp_path: Path) -
     entries = aggregated(3, 1, 0)
     entries[2]["sentf"]["mscoco"] *= 8
     world = World(tmp_path, [2, 2, 2], entries)
-    features = world.dataset()._random_features(np.random.default_rng(0), 20000)
+    features = world.dataset()._random_features(np.random.default_rng(0).random((20000, 2)))
     assert within(int((features[:, 0] == 3).sum()), 20000, 0.8)
     path = write_json(tmp_path / "valid.json", aggregated(2, 1, 0))
     valid = read_examples([path], world.store, world.text, ANSWERS)
@@ -288,11 +289,53 @@ def test_workers_and_resuming_change_nothing(world: World, limit: int) -> None:
             assert_same_batch(one, two)
 
 
-def test_seed_epoch_and_step_all_matter(world: World) -> None:
+def by_place(key: BatchKey, batch: Batch) -> dict[int, list[np.ndarray]]:
+    """All that a batch holds about each of its pairs, by its place in the epoch, without padding."""
+    inputs, found = batch.inputs, {}
+    index = inputs.get("image_index", torch.arange(len(key.rows)))
+    flat_pairs, classes, scores = batch.extras["answers"]
+    real_words, boxes = inputs["attention_mask"] == 1, inputs["visual_pos"]
+    real_objects = inputs.get("visual_attention_mask", torch.ones(boxes.shape[:2])) == 1
+    for pair, image in enumerate(index.tolist()):
+        words, objects = real_words[pair], real_objects[image]
+        of_objects = [inputs["visual_feats"], boxes]
+        of_objects += [part for label in ("obj", "attr", "feat") for part in inputs["obj_labels"][label]]
+        mine = flat_pairs == pair
+        parts = [inputs[name][pair][words] for name in ("input_ids", "labels")]
+        parts += [part[image][objects] for part in of_objects]
+        parts += [inputs["ans"][pair], inputs["matched_label"][pair], classes[mine], scores[mine]]
+        found[key.first + pair] = [np.array(key.rows[pair]), *(part.numpy() for part in parts)]
+    return found
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_what_an_example_is_depends_on_no_cut(world: World, limit: int) -> None:
+    """32 pairs an update: alone, on four ranks, on two ranks in two passes, and in five uneven pieces."""
+    dataset = world.dataset(share_images=limit > 1)
+    runs = Runs(world.examples.images, limit) if limit > 1 else None
+    found = []
+    for ranks, accumulation in ((1, 1), (4, 1), (2, 2), (5, 1)):
+        places: dict[int, list[np.ndarray]] = {}
+        for rank in range(ranks):
+            cut: dict[str, Any] = {"rank": rank, "num_ranks": ranks, "accumulation": accumulation}
+            batches = EpochBatches(len(dataset), 32, seed=4, runs=runs, **cut)
+            batches.set_position(2)
+            for key in batches:
+                places |= by_place(key, dataset[key])
+        found.append(places)
+    assert sorted(found[0]) == list(range(192))
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for place, parts in found[0].items():
+            for one, two in zip(parts, other[place], strict=True):
+                np.testing.assert_array_equal(one, two)
+
+
+def test_seed_epoch_and_place_all_matter(world: World) -> None:
     rows = np.arange(100)
     keys = [(11, 0, 0), (12, 0, 0), (11, 1, 0), (11, 0, 1)]
     found = [
-        world.dataset(seed=seed)[BatchKey(epoch, step, rows)].inputs["labels"] for seed, epoch, step in keys
+        world.dataset(seed=seed)[BatchKey(epoch, first, rows)].inputs["labels"] for seed, epoch, first in keys
     ]
     widest = max(labels.shape[1] for labels in found)
     padded = [torch.nn.functional.pad(labels, (0, widest - labels.shape[1]), value=-100) for labels in found]
@@ -344,13 +387,11 @@ def hidden_objects(inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def test_by_default_objects_are_drawn_for_each_pair(world: World) -> None:
-    """In the order of the pairs and after their words, repeated images or not."""
+    """From its own place in the epoch, repeated images or not."""
     dataset, rows = world.dataset(), np.repeat(np.arange(50), 2)
-    inputs = dataset[BatchKey(3, 2, rows)].inputs
-    rng = np.random.default_rng([11, 3, 2])
-    sentence_rows, _ = dataset._match(rows, rng)
-    dataset._words(sentence_rows, rng)
-    hidden = mask_objects(counts_of(world, rows), 6, rng, rate=0.15, random_features=dataset._random_features)
+    inputs = dataset[BatchKey(3, 200, rows)].inputs
+    draws = uniforms(11, 3, Purpose.OBJECTS, 200, (100, 6, 3))
+    hidden = mask_objects(counts_of(world, rows), draws, rate=0.15, random_features=dataset._random_features)
     features = world.store.read(world.examples.images[rows]).features
     np.testing.assert_array_equal(hidden_objects(inputs), hidden.chosen)
     np.testing.assert_array_equal(inputs["visual_feats"], hidden.hide(features))
@@ -365,8 +406,9 @@ def test_pairs_of_an_image_share_its_hidden_objects_and_nothing_else(world: Worl
     for key in [key for _ in range(40) for key in batches]:
         inputs = dataset[key].inputs
         index, hidden = inputs["image_index"], hidden_objects(inputs)
-        store_rows = np.unique(world.examples.images[key.rows])
-        np.testing.assert_array_equal(store_rows[index], world.examples.images[key.rows])
+        pair_images = world.examples.images[key.rows]
+        store_rows = pair_images[np.flatnonzero(np.diff(pair_images, prepend=-1))]
+        np.testing.assert_array_equal(store_rows[index], pair_images)
         regions = world.store.read(store_rows)
         objects = {name: x for name, x in inputs.items() if name.startswith("visual")}
         assert {len(x) for x in objects.values()} == {len(store_rows)}

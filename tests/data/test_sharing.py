@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from lxmert_fast.data.batches import EpochBatches
-from lxmert_fast.data.sharing import Runs, distinct
+from lxmert_fast.data.sharing import Runs, distinct, stretches
 from lxmert_fast.errors import InputError
 
 LEVEL = 1e-6
@@ -69,7 +69,7 @@ def test_every_example_is_as_likely_in_every_batch_and_left_out(limit: int | Non
     for seed in range(seeds):
         left_out = np.ones(len(GROUPS), bool)
         for key in EpochBatches(len(GROUPS), 4, seed=seed, runs=runs):
-            places[key.rows, key.step] += 1
+            places[key.rows, key.first // 4] += 1
             left_out[key.rows] = False
         places[left_out, 4] += 1
     expected = seeds * np.array([4, 4, 4, 4, 2]) / 18
@@ -121,3 +121,17 @@ def test_distinct_values_and_which_is_which(values: np.ndarray) -> None:
         assert len(found) < len(values)
         assert which.dtype == np.int64
         np.testing.assert_array_equal(found[which], values)
+
+
+@given(groups, st.integers(0, 5), st.integers(0, 5))
+def test_stretches_of_equal_neighbours(groups: np.ndarray, start: int, before: int) -> None:
+    first = start + before
+    starts, which = stretches(groups, first, start)
+    assert starts[0] == start
+    if which is None:
+        assert (groups[1:] != groups[:-1]).all()
+        which = np.arange(len(groups))
+    for place in range(1, len(groups)):
+        begins = groups[place] != groups[place - 1]
+        assert which[place] == which[place - 1] + begins
+        assert not begins or starts[which[place]] == first + place
