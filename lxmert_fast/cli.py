@@ -123,7 +123,9 @@ def _report(summary: dict) -> None:
     import json
 
     if summary["stopped"]:
-        typer.echo(f"stopped by {summary['stopped']} after update {summary['updates']}; the same command goes on")
+        typer.echo(
+            f"stopped by {summary['stopped']} after update {summary['updates']}; the same command goes on"
+        )
     if os.environ.get("RANK", "0") == "0":
         typer.echo(json.dumps(summary, indent=2))
 

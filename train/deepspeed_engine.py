@@ -138,7 +138,7 @@ class DeepSpeedEngine(Engine):
     def frozen(self) -> dict[str, Tensor]:
         if self.stage < 3:
             return super().frozen()
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         names = {name: p for name, p in self.module.named_parameters() if not p.requires_grad}
         with GatheredParameters(list(names.values())):
@@ -155,7 +155,9 @@ class DeepSpeedEngine(Engine):
             if parameter.requires_grad:
                 value = safe_get_full_fp32_param(parameter)  # every rank takes part
                 if self.ranks.first:
-                    whole[name] = value.reshape(parameter.ds_shape if self.stage == 3 else parameter.shape).cpu()
+                    whole[name] = value.reshape(
+                        parameter.ds_shape if self.stage == 3 else parameter.shape
+                    ).cpu()
         return whole if self.ranks.first else None
 
     def _set_counters(self, global_steps: int) -> None:
@@ -165,7 +167,7 @@ class DeepSpeedEngine(Engine):
     def _set_frozen(self, values: dict[str, Tensor]) -> None:
         if self.stage < 3:
             return super()._set_frozen(values)
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         held = {name: p for name, p in self.module.named_parameters() if name in values}
         with GatheredParameters(list(held.values()), modifier_rank=0), torch.no_grad():

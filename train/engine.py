@@ -83,12 +83,16 @@ class Engine(ABC):
 
     def frozen(self) -> dict[str, Tensor]:
         """Whole parameters that are not trained, and buffers; every rank calls, rank 0 needs the result."""
-        names = {name for name, parameter in self.module.named_parameters() if parameter.requires_grad}
-        return {name: x for name, x in self.module.state_dict().items() if name not in names}
+        held = {name: p.detach() for name, p in self.module.named_parameters() if not p.requires_grad}
+        return held | dict(self.module.named_buffers())
 
     def weights(self) -> dict[str, Tensor] | None:
         """The model's fp32 state dict on rank 0, None elsewhere; every rank calls."""
-        return self.module.state_dict() if self.ranks.first else None
+        if not self.ranks.first:
+            return None
+        return {name: p.detach() for name, p in self.module.named_parameters()} | dict(
+            self.module.named_buffers()
+        )
 
     @abstractmethod
     def _set_counters(self, global_steps: int) -> None:
@@ -263,7 +267,9 @@ def is_finite(value: float) -> bool:
 
 def seed_of(*parts: int) -> int:
     """One seed from several numbers."""
-    return int(np.random.SeedSequence([part % (1 << 64) for part in parts]).generate_state(1, np.uint64)[0] >> 1)
+    return int(
+        np.random.SeedSequence([part % (1 << 64) for part in parts]).generate_state(1, np.uint64)[0] >> 1
+    )
 
 
 def random_states() -> dict[str, Tensor]:

@@ -50,9 +50,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     _prepare(task.model, optimisation)
     ranks = join_ranks(device, run.timeout, run.start_timeout)
     groups = parameter_groups(task.model, task.late_parameters())
-    optimizer = make_optimizer(
-        optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay
-    )
+    optimizer = make_optimizer(optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay)
     schedule = make_schedule(optimizer, per_epoch * optimisation.epochs, optimisation.warmup)
     engine: Engine
     if environment is None:
@@ -105,7 +103,9 @@ def _check_together(optimisation: OptimisationSettings, *, launched: bool) -> No
             "bf16 works everywhere"
         )
     if optimisation.compile and launched and optimisation.zero.stage == 3:
-        raise InputError("optimisation.compile: not with zero.stage 3, whose weights come and go as layers run")
+        raise InputError(
+            "optimisation.compile: not with zero.stage 3, whose weights come and go as layers run"
+        )
 
 
 def _prepare(model: nn.Module, optimisation: OptimisationSettings) -> None:

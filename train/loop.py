@@ -110,7 +110,9 @@ class _Run:
             self.log = stack.enter_context(
                 MetricsLog(self.settings.output, self.resumed_at, write=self.ranks.first)
             )
-            self.trace = Trace(self.settings.output, self.ranks, self.resumed_at) if self.settings.trace else None
+            self.trace = (
+                Trace(self.settings.output, self.ranks, self.resumed_at) if self.settings.trace else None
+            )
             if self.trace:
                 stack.callback(self.trace.close)
             self.advance = stack.enter_context(
@@ -165,7 +167,6 @@ class _Run:
         """What the position in the data depends on."""
         return {
             "optimisation.batch_size": self.optimisation.batch_size,
-            "optimisation.epochs": self.optimisation.epochs,
             "run.seed": self.settings.seed,
             "number of examples": self.task.num_examples(),
         }
@@ -194,7 +195,8 @@ class _Run:
     def _one_update(self, parts: list[Batch]) -> None:
         """Forward and backward of this rank's passes; the step, unless the update would do harm."""
         counts = [self.task.counts(batch) for batch in parts]
-        each, totals = shares(counts, self.ranks)
+        divisors = [self.task.divisors(batch, found) for batch, found in zip(parts, counts, strict=True)]
+        each, totals = shares(counts, divisors, self.ranks)
         if self.optimisation.loss_mean == "pass":
             each = [dict.fromkeys(found, 1.0) for found in each]
         sums: Counts = {"total": 0.0}
@@ -204,7 +206,8 @@ class _Run:
             loss = self.task.weighed(output, share)
             sums["total"] += float(loss.detach())
             for name, value in self.task.losses(output).items():
-                sums[name] = sums.get(name, 0.0) + share.get(name, 1.0) * float(value)
+                weight = share.get(name, share.get("loss", 1.0))
+                sums[name] = sums.get(name, 0.0) + weight * float(value)
             if batch is parts[-1]:
                 # before the last backward: here an update can still be made one that no engine applies
                 losses = self._exchange(sums, totals)
@@ -246,9 +249,7 @@ class _Run:
         """Log and save where it is time to."""
         done, run = self.engine.global_steps, self.settings
         last = self.update == self.per_epoch
-        self.advance(
-            1, f"epoch {self.epoch + 1}/{self.optimisation.epochs} loss {self.window.last_loss:.3f}"
-        )
+        self.advance(1, f"epoch {self.epoch + 1}/{self.optimisation.epochs} loss {self.window.last_loss:.3f}")
         due = done % run.checkpoint_every == 0 and not last or self.stopped is not None
         # a line at every checkpoint too, so that a resumed run averages over the same updates
         if done % run.log_every == 0 or last or due:
@@ -301,11 +302,13 @@ class _Run:
             self.folder.wait()
             checkpoint, _ = self.engine.load_checkpoint(self.folder)
             if checkpoint is not None:
-                self.report(
-                    f"rolled back to {checkpoint.folder.name}, going on behind the bad data: {line}"
-                )
+                self.report(f"rolled back to {checkpoint.folder.name}, going on behind the bad data: {line}")
                 return
-        back = f"last good checkpoint: {self.checkpoint}" if self.checkpoint else "no checkpoint had been written yet"
+        back = (
+            f"last good checkpoint: {self.checkpoint}"
+            if self.checkpoint
+            else "no checkpoint had been written yet"
+        )
         self._keep_last_checkpoint()
         raise Diverged(f"{line}; {back}")
 

@@ -114,15 +114,19 @@ class PretrainTask(Task):
     def counts(self, batch: Batch) -> Counts:
         inputs = batch.inputs
         pairs = float(len(batch.example_ids))
-        objects = pairs * inputs["visual_feats"].shape[1]
         return {
             "mask_lm": float((inputs["labels"] != IGNORE).sum()),
             "matched": pairs,
             "qa": float((inputs["ans"] != IGNORE).sum()),
-            **dict.fromkeys(("obj", "attr", "feat"), objects),
+            **dict.fromkeys(("obj", "attr", "feat"), _objects(inputs)),
             "pairs": pairs,
             "tokens": float(inputs["attention_mask"].sum()),
         }
+
+    def divisors(self, batch: Batch, counts: Counts) -> Counts:
+        inputs = batch.inputs
+        with_padding = float(len(inputs["input_ids"]) * inputs["visual_feats"].shape[1])
+        return counts | dict.fromkeys(("obj", "attr", "feat"), with_padding)
 
     def forward_options(self, epoch: int, share: Counts) -> dict[str, Any]:
         return {"loss_weights": share | {"qa": share["qa"] * self.data.answer_weight}, "loss_only": True}
@@ -158,21 +162,27 @@ class PretrainTask(Task):
         )
         # epoch 0 of the draws, except for the schedule of the answers
         self.valid.answer_from_epoch = 0 if epoch >= self.data.answer_from_epoch else 1
-        sums: dict[str, float] = {"pairs": 0.0, "right": 0.0, "answered": 0.0}
+        sums: dict[str, float] = {"right": 0.0, "answered": 0.0}
         for batch in make_loader(self.valid, batches, num_workers=self.workers):
-            output = engine(**batch.inputs, loss_weights={"qa": self.data.answer_weight}, loss_only=False)
-            size = len(batch.example_ids)
-            sums["pairs"] += size
-            for name, value in {"total": output.loss, **output.losses}.items():
-                sums[f"loss/{name}"] = sums.get(f"loss/{name}", 0.0) + float(value) * size
+            output = engine(**batch.inputs, loss_only=False)
+            counts = self.counts(batch)
+            divisors = self.divisors(batch, counts)
+            for name, value in output.losses.items():
+                sums[f"loss/{name}"] = sums.get(f"loss/{name}", 0.0) + float(value) * divisors[name]
+                sums[f"count/{name}"] = sums.get(f"count/{name}", 0.0) + counts[name]
             row, answer, score = batch.extras["answers"]
             best = output.question_answering_score.argmax(-1).cpu()
             sums["right"] += float(score[answer == best[row]].sum())
             sums["answered"] += len(row.unique())
         names = sorted(sums)
         sums = dict(zip(names, ranks.total([sums[name] for name in names]), strict=True))
-        losses = {name[5:]: value / sums["pairs"] for name, value in sums.items() if name.startswith("loss/")}
-        metrics: dict[str, Any] = {"losses": losses}
+        losses = {
+            name: sums[f"loss/{name}"] / max(sums[f"count/{name}"], 1.0)
+            for name in (key.removeprefix("loss/") for key in names if key.startswith("loss/"))
+        }
+        weights = {"qa": self.data.answer_weight}
+        total = sum(weights.get(name, 1.0) * value for name, value in losses.items())
+        metrics: dict[str, Any] = {"losses": {"total": total, **losses}}
         if sums["answered"]:
             metrics["matched_answer_accuracy"] = sums["right"] / sums["answered"]
         return metrics
@@ -182,6 +192,16 @@ class PretrainTask(Task):
 
     def save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
         save_model_folder(self.model, self.text, self.answers.names, folder, weights)
+
+
+def _objects(inputs: dict[str, Any]) -> float:
+    """Objects of all pairs, without padding."""
+    per_image = inputs.get("visual_attention_mask")
+    if per_image is None:
+        return float(len(inputs["input_ids"]) * inputs["visual_feats"].shape[1])
+    counts = per_image.sum(1)
+    which = inputs.get("image_index")
+    return float(counts.sum() if which is None else counts[which].sum())
 
 
 def _answers(data: PretrainingData) -> SelectsAnswers:

@@ -85,9 +85,7 @@ def _of_stages_1_and_2(names: dict[Tensor, str], optimizer: Any) -> Iterator[Pie
             mapping = parameter._hp_mapping
             if mapping is not None:
                 of_parameter, of_holder = mapping.lp_fragment_address, mapping.hp_fragment_address
-                yield Piece(
-                    names[parameter], of_parameter.start, holder, of_holder.start, of_parameter.numel
-                )
+                yield Piece(names[parameter], of_parameter.start, holder, of_holder.start, of_parameter.numel)
 
 
 def collect(pieces: list[Piece], optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -132,7 +130,9 @@ def restore(pieces: list[Piece], optimizer: Optimizer, read: Any) -> None:
         for key, number in read.numbers_of(piece.name).items():
             held = state.get(key)
             # torch's optimizers count their steps in a tensor, others in an int
-            state[key] = _as_the_optimizer_counts(optimizer, number) if held is None else type_of(held)(number)
+            state[key] = (
+                _as_the_optimizer_counts(optimizer, number) if held is None else type_of(held)(number)
+            )
 
 
 def type_of(held: Any) -> Any:

@@ -21,18 +21,20 @@ Counts = dict[str, float]
 """By loss, what it is a mean over, of one batch."""
 
 
-def shares(batches: Sequence[Counts], ranks: Ranks) -> tuple[list[Counts], Counts]:
+def shares(counts: Sequence[Counts], divisors: Sequence[Counts], ranks: Ranks) -> tuple[list[Counts], Counts]:
     """The shares of this rank's passes of an update, and the counts of the whole update.
 
     Args:
-        batches: of one update on this rank; the same keys everywhere.
+        counts: n of each pass of this rank; the same keys everywhere.
+        divisors: what the model divided by instead, where it counts padding too: then s_p has this above
+            the line, so that only what is there is a part of the mean.
         ranks: all of them call.
     """
-    names = sorted(batches[0])
-    sums = ranks.total([sum(counts[name] for counts in batches) for name in names])
+    names = sorted(counts[0])
+    sums = ranks.total([sum(found[name] for found in counts) for name in names])
     totals = dict(zip(names, sums, strict=True))
-    passes = len(batches) * ranks.size
+    passes = len(counts) * ranks.size
     return [
-        {name: passes * counts[name] / totals[name] if totals[name] else 0.0 for name in names}
-        for counts in batches
+        {name: passes * found[name] / totals[name] if totals[name] else 0.0 for name in names}
+        for found in divisors
     ], totals

@@ -43,6 +43,10 @@ class Task(ABC):
         pairs = float(len(batch.example_ids))
         return {"loss": pairs, "pairs": pairs}
 
+    def divisors(self, batch: Batch, counts: Counts) -> Counts:
+        """What the model divides each loss of this batch by; `counts` but where it divides by padding too."""
+        return counts
+
     def forward_options(self, epoch: int, share: Counts) -> dict[str, Any]:
         """Arguments of the model beside the batch, such as loss weights.
 

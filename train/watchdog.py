@@ -47,9 +47,7 @@ class Watchdog:
         give_up: called with a line about who is lost; ends the process.
     """
 
-    def __init__(
-        self, ranks: Ranks, patience: float, give_up: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, ranks: Ranks, patience: float, give_up: Callable[[str], None] | None = None) -> None:
         self.ranks = ranks
         self.patience = patience
         self.give_up = give_up or _leave

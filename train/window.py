@@ -42,9 +42,7 @@ class Window:
                 return
             yield batch
 
-    def add(
-        self, losses: dict[str, float], pairs: float, tokens: float, waited: float
-    ) -> None:
+    def add(self, losses: dict[str, float], pairs: float, tokens: float, waited: float) -> None:
         """One update: global means by name ("total" among them), sums over the ranks, mean waiting."""
         self.last_loss = losses["total"]
         for name, value in losses.items():
