@@ -37,6 +37,7 @@ TEST = [
     "types-PyYAML",
     "accelerate>=1.1",
     "peft>=0.14",
+    "psutil>=5.9",
 ]
 # the version that the tests run with is in constraints.txt; checkpoints reach into its file layout
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]
@@ -74,6 +75,7 @@ setup(
         "PyYAML>=6",
         "typer>=0.15",
         "rich>=13",
+        "filelock>=3.12",
     ],
     extras_require={
         "demo": DEMO + TRAIN,

@@ -143,7 +143,7 @@ class RegionWriter:
             sync(self.partial.parent)
         except OSError as error:
             scratch.unlink(missing_ok=True)
-            raise _disk_error(self.partial, error, wanted) from error
+            raise disk_error(self.partial, error, wanted) from error
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
@@ -274,14 +274,14 @@ class RegionWriter:
                 written = os.pwrite(self._fd, data, place)
                 data, place = data[written:], place + written
         except OSError as error:
-            raise _disk_error(self.partial, error, len(data)) from error
+            raise disk_error(self.partial, error, len(data)) from error
 
     def _fsync(self) -> None:
         assert self._fd is not None, "the writer is closed"
         try:
             os.fsync(self._fd)
         except OSError as error:
-            raise _disk_error(self.partial, error, 0) from error
+            raise disk_error(self.partial, error, 0) from error
 
 
 def require_writable(path: str | Path, overwrite: bool) -> None:
@@ -331,7 +331,8 @@ def _lock(fd: int, path: Path) -> None:
         raise InputError(f"{path}: another process is writing this file") from error
 
 
-def _disk_error(path: Path, error: OSError, wanted: int) -> InputError:
+def disk_error(path: Path, error: OSError, wanted: int) -> InputError:
+    """The line about a file that can't be written; where the disk is full, bytes `wanted` and bytes free."""
     if error.errno in _FULL:
         free = shutil.disk_usage(path.parent).free
         limit = "" if error.errno == errno.ENOSPC else " (a limit on file size or a quota is in force)"

@@ -4,7 +4,8 @@ HDF5 is asked once, at opening, where the datasets lie; after that images are re
 neighbouring images with one call a dataset, needs no lock and shares no position, so a store may be used from
 threads and inherited by forked workers. Memory-mapping would be as fast, but a mapped file counts towards the
 process's resident memory as it is read, and a file that shrinks kills the process instead of raising.
-Held in memory: 33 bytes an image, and the image ids once they are asked for.
+HDF5's own locks are left alone: network disks refuse them, and hundreds of readers need none. Held in memory:
+33 bytes an image, and the image ids (`image_ids`) once they are asked for.
 
 `RegionWriter` writes these files; `region_format` describes them.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lxmert_fast.data.image_ids import ImageIds
 from lxmert_fast.data.region_format import (
     BOX_COLUMNS,
     FEATURE_DTYPES,
@@ -120,17 +121,18 @@ class RegionStore:
         return np.concatenate([file.counts for file in self._files])
 
     @cached_property
-    def image_ids(self) -> list[str]:
+    def image_ids(self) -> ImageIds:
         """I ids in file order."""
-        return [image_id for file in self._files for image_id in file.image_ids()]
+        return ImageIds(np.concatenate([file.image_ids() for file in self._files]))
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
-        rows = {image_id: row for row, image_id in enumerate(self.image_ids)}
-        if len(rows) != len(self.image_ids):
-            ((twice, times),) = Counter(self.image_ids).most_common(1)
-            raise InputError(f"{self._names}: image id {twice!r} occurs {times} times, wanted once")
-        return rows
+    def _distinct_ids(self) -> ImageIds:
+        twice = self.image_ids.repeated()
+        if twice:
+            raise InputError(
+                f"{self._names}: image id {self.image_ids[twice[0]]!r} occurs twice, wanted once"
+            )
+        return self.image_ids
 
     @property
     def _names(self) -> str:
@@ -175,22 +177,18 @@ class RegionStore:
         return int(self._starts[-1])
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._row_of
+        return self._distinct_ids.find(image_id) is not None
 
     def row(self, image_id: str) -> int:
         """The row of an image. Raises `InputError` naming the id and the files when there is none."""
-        try:
-            return self._row_of[image_id]
-        except KeyError:
-            raise InputError(f"{self._names}: no regions for image {image_id!r}") from None
+        row = self._distinct_ids.find(image_id)
+        if row is None:
+            raise InputError(f"{self._names}: no regions for image {image_id!r}")
+        return row
 
     def rows(self, image_ids: Iterable[str]) -> np.ndarray:
         """(n,) int64 rows of images, in the order asked. Raises like `row`."""
-        row_of = self._row_of
-        try:
-            return np.array([row_of[image_id] for image_id in image_ids], np.int64)
-        except KeyError as error:
-            return np.array([self.row(error.args[0])], np.int64)
+        return np.array([self.row(image_id) for image_id in image_ids], np.int64)
 
     def read(self, rows: np.ndarray) -> Regions:
         """The regions of `rows` (I,), any order, repeats allowed. Raises `IndexError` for a row outside."""
@@ -262,7 +260,7 @@ class RegionStore:
         """Closes the files; the next use opens them again."""
         for file in self.__dict__.get("_files", ()):
             file.close()
-        for name in ("_files", "_starts", "_counts", "image_ids", "_row_of"):
+        for name in ("_files", "_starts", "_counts", "image_ids", "_distinct_ids"):
             self.__dict__.pop(name, None)
 
     def __enter__(self) -> RegionStore:
@@ -277,12 +275,12 @@ class RegionStore:
 def _require_distinct_ids(files: list[_RegionFile]) -> None:
     if len(files) == 1:
         return
-    owner: dict[str, int] = {}
-    for index, file in enumerate(files):
-        for image_id in file.image_ids():
-            first = owner.setdefault(image_id, index)
-            if first != index:
-                raise InputError(f"{file.path}: image id {image_id!r} is also in {files[first].path}")
+    ids = ImageIds(np.concatenate([file.image_ids() for file in files]))
+    twice = ids.repeated()
+    if twice:
+        ends = np.cumsum([len(file.images) for file in files])
+        first, second = (files[index].path for index in np.searchsorted(ends, twice, side="right"))
+        raise InputError(f"{second}: image id {ids[twice[0]]!r} is also in {first}")
 
 
 class _RegionFile:
@@ -395,15 +393,18 @@ class _RegionFile:
                 )
         return total
 
-    def image_ids(self) -> list[str]:
+    def image_ids(self) -> np.ndarray:
+        """(I,) fixed-length UTF-8."""
         width = self._ids_dtype.itemsize
         stored = int(self.images[-1]) + 1 if len(self.images) else 0
         ids = np.empty(stored, self._ids_dtype)
         self._preadv([ids.data], self._ids_place, stored * width)
+        ids = ids[self.images]
         try:
-            return [image_id.decode() for image_id in ids[self.images].tolist()]
+            b"\n".join(ids.tolist()).decode()
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path}: dataset image_ids: {error}") from error
+        return ids
 
     def read_into(self, rows: np.ndarray, places: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
         """Reads ascending `rows` (n,) into the entries `places` (n,) of each padded column."""

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import pytest
 
-from lxmert_fast.data.region_format import ImageRegions
+from lxmert_fast.data import region_writer
+from lxmert_fast.data.region_format import ImageRegions, Mark
 from lxmert_fast.data.regions import RegionWriter
 from lxmert_fast.data.tsv import COLUMNS
 
@@ -120,3 +123,42 @@ def write_images(path: Path, images: list[ImageRegions], **options: Any) -> Path
         for row, image in enumerate(images):
             writer.write(row, image)
     return path
+
+
+def sparse_file(path: Path, images: int, real: list[ImageRegions]) -> Path:
+    """A region file of `images` images, of which the `real` ones, spread over it, take space on disk.
+
+    All have as many boxes as the first; the others are zeros, which the file system makes up when asked.
+    """
+
+    def truncated(place: Path, size: int) -> None:
+        with open(place, "ab") as file:
+            file.truncate(max(size, place.stat().st_size))
+
+    rows = np.linspace(0, images - 1, len(real)).astype(int).tolist()
+    ids = [f"COCO_train2014_{row:012d}" for row in range(images)]
+    for row, image in zip(rows, real, strict=True):
+        ids[row] = image.image_id
+    boxes, features = real[0].features.shape
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(region_writer, "_reserve", truncated)
+        writer = RegionWriter(
+            path,
+            ids,
+            np.full(images, boxes),
+            feature_size=features,
+            dtype=real[0].features.dtype,
+            num_objects=50,
+            num_attributes=20,
+            source="holes",
+            fingerprint="1",
+        )
+    for row, image in zip(rows, real, strict=True):
+        writer.write(row, image)
+    writer.close()
+    with h5py.File(writer.partial, "r+") as file:
+        sizes = file["sizes"][...]
+        sizes[sizes == 0] = 1
+        file["sizes"][...] = sizes
+        file["marks"][...] = np.full(images, Mark.WRITTEN, np.uint8)
+    return writer.partial.rename(path)

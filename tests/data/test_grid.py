@@ -42,7 +42,7 @@ def test_regions_of_a_named_network(folder: Path, tmp_path: Path) -> None:
     assert make(folder, tmp_path / "a.h5", dtype="float32", progress=seen.append) == (40, 0)
     assert sum(seen) == 40
     store = RegionStore(tmp_path / "a.h5")
-    assert store.image_ids == [f"picture-{i:02d}" for i in range(40)]
+    assert list(store.image_ids) == [f"picture-{i:02d}" for i in range(40)]
     assert (store.feature_size, store.num_objects, store.num_attributes) == (6, 8, 4)
     assert list(store.faults()) == [None] * 40
     (attributes,) = store.attributes
@@ -140,7 +140,7 @@ def test_unreadable_pictures_are_named(folder: Path, tmp_path: Path) -> None:
         str(tmp_path / "broken.png"),
         str(tmp_path / "text.jpg"),
     ]
-    assert RegionStore(tmp_path / "a.h5").image_ids == list(pictures)
+    assert list(RegionStore(tmp_path / "a.h5").image_ids) == list(pictures)
     bad = {"text": tmp_path / "text.jpg"}
     with pytest.raises(InputError, match="none of the 1 pictures"):
         grid_regions(bad, tmp_path / "b.h5", 2, 4, report=reported.append, **options)

@@ -49,7 +49,7 @@ def refusal(path: Path) -> str:
 class TestReading:
     def test_images_come_back_exactly(self, file: Path, images: list[ImageRegions]) -> None:
         with RegionStore(file) as store:
-            assert store.image_ids == [image.image_id for image in images]
+            assert list(store.image_ids) == [image.image_id for image in images]
             assert (len(store), store.feature_size, store.max_objects) == (6, 8, 5)
             assert (store.num_objects, store.num_attributes) == (50, 20)
             for row, image in enumerate(images):
@@ -112,7 +112,7 @@ class TestReading:
         second = write_images(tmp_path / "b.h5", images[2:])
         whole = RegionStore(write_images(tmp_path / "c.h5", images))
         joined = RegionStore(first, second)
-        assert joined.image_ids == whole.image_ids
+        assert list(joined.image_ids) == list(whole.image_ids)
         rows = np.array([5, 0, 2, 1, 3, 1])
         for name, wanted in vars(whole.read(rows)).items():
             np.testing.assert_array_equal(getattr(joined.read(rows), name), wanted)
@@ -282,7 +282,7 @@ class TestWriting:
                 else:
                     writer.write(row, image)
         store = RegionStore(tmp_path / "a.h5")
-        assert store.image_ids == ["image-0000", "image-0002", "image-0003", "image-0004"]
+        assert list(store.image_ids) == ["image-0000", "image-0002", "image-0003", "image-0004"]
         assert_same_image(store.image(1), images[2])
         assert list(store.faults()) == [None] * 4
 

@@ -54,7 +54,7 @@ class TestConversion:
         assert sum(done) == 10
         wanted = as_the_original_reads(b"".join(lines))
         store = RegionStore(tmp_path / "a.h5")
-        assert store.image_ids == [image.image_id for image in wanted]
+        assert list(store.image_ids) == [image.image_id for image in wanted]
         assert (store.num_objects, store.num_attributes) == (1600, 400)
         regions = store.read(np.arange(10))
         assert regions.features.shape == (10, 36, 2048)
@@ -114,7 +114,7 @@ class TestConversion:
         assert [re.search(r"row (\d+)", str(error)).group(1) for error in reported] == ["2", "8", "5"]
         store = RegionStore(tmp_path / "a.h5")
         wanted = as_the_original_reads(b"".join(small))
-        assert store.image_ids == [wanted[i].image_id for i in (0, 2, 3, 5, 6, 8, 9)]
+        assert list(store.image_ids) == [wanted[i].image_id for i in (0, 2, 3, 5, 6, 8, 9)]
         assert_same_image(store.image(3), wanted[5])
         assert list(store.faults()) == [None] * 7
 
