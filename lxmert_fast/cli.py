@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -13,6 +14,9 @@ from .commands import bench, checkpoint, data, features
 from .commands.verify import verify
 from .errors import Diverged, InputError, RanksLost
 from .kernels.configs import WrongVariable, check_environment
+
+CRASHED = 70
+"""Exit code of a rank that ended with a traceback: unlike 1 and 2, worth another start."""
 
 app = typer.Typer(
     name="lxmert-fast",
@@ -58,6 +62,40 @@ def finetune(config: Config, overrides: Overrides = None) -> None:
     from .train.settings import FinetuneSettings, load_settings
 
     _report(run(load_settings(FinetuneSettings, config, overrides)))
+
+
+@app.command(context_settings={"allow_interspersed_args": True})
+def launch(
+    command: Annotated[Literal["pretrain", "finetune"], typer.Argument(help="What to run on every rank.")],
+    config: Config,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks of this host; its GPUs if absent.", min=1)] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Several hosts: `name slots=N` a line.")] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(help="This host's line of the hostfile, from 0, where ssh is not used.")
+    ] = None,
+    master_addr: Annotated[str | None, typer.Option(help="Address of the first host.")] = None,
+    master_port: Annotated[int, typer.Option(help="Port on which the ranks meet.")] = 29500,
+    max_restarts: Annotated[
+        int, typer.Option(help="Start a run whose rank died again, this often without progress.", min=0)
+    ] = 0,
+) -> None:
+    """Train on several GPUs or hosts with DeepSpeed; again goes on, also on other hosts."""
+    from .train.settings import FinetuneSettings, PretrainSettings, load_settings
+    from .train.supervisor import Hosts, supervise
+
+    hosts = Hosts(ranks, hostfile, node_rank, master_addr, master_port)
+    kind: type[PretrainSettings] | type[FinetuneSettings]
+    kind = PretrainSettings if command == "pretrain" else FinetuneSettings
+    output = load_settings(kind, config, overrides).run.output
+    code = supervise(
+        command,
+        ["--config", str(config), *(overrides or [])],
+        hosts,
+        max_restarts=max_restarts,
+        checkpoints=output / "checkpoints",
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -149,6 +187,11 @@ def main() -> None:
         _leave(str(error), 1)
     except RanksLost as error:
         _leave(str(error), 3)
+    except Exception:
+        if not _one_of_many():
+            raise
+        traceback.print_exc()
+        _end(CRASHED)
 
 
 def from_launcher(command: str) -> None:
@@ -165,12 +208,20 @@ def from_launcher(command: str) -> None:
 
 def _leave(line: str, code: int) -> NoReturn:
     typer.echo(f"lxmert-fast: {line}", err=True)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # the interpreter's own end would wait for collectives that never come to theirs
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if _one_of_many():
+        _end(code)
     sys.exit(code)
+
+
+def _one_of_many() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _end(code: int) -> NoReturn:
+    """Without the interpreter's own end, which would wait for collectives that never come to theirs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

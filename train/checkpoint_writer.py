@@ -81,7 +81,7 @@ class BackgroundWriter:
         def guarded() -> None:
             try:
                 task()
-            except Exception as error:  # noqa: BLE001 (raised again by `wait`, on the thread that trains)
+            except Exception as error:  # raised again by `wait`, on the thread that trains
                 self._error = error
 
         self._thread = threading.Thread(target=guarded, name="checkpoint", daemon=True)

@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import platform
 import re
 import shutil
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,6 +7,9 @@ shall go on with another number of ranks and another stage without a conversion.
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lxmert_fast.errors import InputError
 
 from .engine import Engine, clip_gradients, is_finite, to_device
-from .ranks import Ranks
+from .ranks import Ranks, lost
 from .settings import OptimisationSettings
 from .shards import Piece, sharded_pieces, whole_pieces
 
@@ -95,16 +98,34 @@ class DeepSpeedEngine(Engine):
 
     def __call__(self, **inputs: Any) -> Any:
         inputs = to_device(inputs, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+        with self._reaching_all(), autocast:
             return self._engine(**inputs)
 
     def backward(self, loss: Tensor) -> None:
-        self._engine.backward(loss)
+        with self._reaching_all():
+            self._engine.backward(loss)
 
     def is_gradient_accumulation_boundary(self) -> bool:
         return self._engine.is_gradient_accumulation_boundary()
 
     def step(self) -> bool:
+        with self._reaching_all():
+            return self._step()
+
+    @contextmanager
+    def _reaching_all(self) -> Iterator[None]:
+        """DeepSpeed's collectives fail with what the backend says; which is that a rank is lost."""
+        try:
+            yield
+        except torch.distributed.DistBackendError as error:
+            raise lost(self.ranks, error) from None
+        except RuntimeError as error:
+            if any(word in str(error) for word in ("gloo", "NCCL", "Connection closed", "Connection reset")):
+                raise lost(self.ranks, error) from None
+            raise
+
+    def _step(self) -> bool:
         if not self.is_gradient_accumulation_boundary():
             self._engine.step()
             return True
@@ -249,5 +270,7 @@ def import_deepspeed() -> Any:
         raise InputError(
             f"several ranks want DeepSpeed, which can't be imported ({error}); install lxmert-fast[deepspeed]"
         ) from None
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # of the names by which DeepSpeed calls torch's collectives
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     return deepspeed

@@ -98,7 +98,7 @@ class Engine(ABC):
     def _set_counters(self, global_steps: int) -> None:
         """Go on after that many updates."""
 
-    def _after_restore(self) -> None:
+    def _after_restore(self) -> None:  # noqa: B027 (nothing follows in one process)
         """Bring whatever follows from the holders up to them."""
 
     def _set_frozen(self, values: dict[str, Tensor]) -> None:
@@ -185,8 +185,8 @@ class Engine(ABC):
     def _scaler_state(self) -> dict[str, float]:
         return {}
 
-    def _load_scaler(self, state: dict[str, float]) -> None:
-        pass
+    def _load_scaler(self, state: dict[str, float]) -> None:  # noqa: B027 (there is none in one process)
+        """Put back what `_scaler_state` gave."""
 
 
 class LocalEngine(Engine):

@@ -6,7 +6,7 @@ import hashlib
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from lxmert_fast.compiled import compile_model
 from lxmert_fast.errors import InputError
@@ -99,8 +99,8 @@ def cut(optimisation: OptimisationSettings, num_ranks: int) -> tuple[int, int]:
 def _check_together(optimisation: OptimisationSettings, *, launched: bool) -> None:
     if optimisation.precision == "fp16" and (not launched or optimisation.zero.stage == 0):
         raise InputError(
-            "optimisation.precision: fp16 wants the deepspeed launcher and optimisation.zero.stage from 1 on; "
-            "bf16 works everywhere"
+            "optimisation.precision: fp16 wants the deepspeed launcher and optimisation.zero.stage from 1 "
+            "on; bf16 works everywhere"
         )
     if optimisation.compile and launched and optimisation.zero.stage == 3:
         raise InputError(
@@ -108,10 +108,10 @@ def _check_together(optimisation: OptimisationSettings, *, launched: bool) -> No
         )
 
 
-def _prepare(model: nn.Module, optimisation: OptimisationSettings) -> None:
+def _prepare(model: PreTrainedModel, optimisation: OptimisationSettings) -> None:
     if optimisation.gradient_checkpointing:
-        model.gradient_checkpointing_enable()  # type: ignore[operator]
+        model.gradient_checkpointing_enable()
     if not optimisation.share_in_training:
-        model.base_model.share_in_training = False  # type: ignore[union-attr,assignment]
+        model.base_model.share_in_training = False  # type: ignore[assignment]
     if optimisation.compile:
-        compile_model(model)  # type: ignore[arg-type]
+        compile_model(model)

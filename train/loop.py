@@ -175,8 +175,8 @@ class _Run:
         for name, value in self._plan().items():
             if found[name] != value:
                 raise InputError(
-                    f"{folder}: {name} was {found[name]} there and is {value} here; wanted the same, or another "
-                    "run.output for a new run"
+                    f"{folder}: {name} was {found[name]} there and is {value} here; wanted the same, "
+                    "or another run.output for a new run"
                 )
 
     def _train(self, epoch: int) -> None:
@@ -250,7 +250,7 @@ class _Run:
         done, run = self.engine.global_steps, self.settings
         last = self.update == self.per_epoch
         self.advance(1, f"epoch {self.epoch + 1}/{self.optimisation.epochs} loss {self.window.last_loss:.3f}")
-        due = done % run.checkpoint_every == 0 and not last or self.stopped is not None
+        due = (done % run.checkpoint_every == 0 and not last) or self.stopped is not None
         # a line at every checkpoint too, so that a resumed run averages over the same updates
         if done % run.log_every == 0 or last or due:
             self._write_line()

@@ -94,8 +94,13 @@ class Ranks:
         try:
             say()
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RanksLost(f"{self.place}: lost another rank ({reason})") from None
+            raise lost(self, error) from None
+
+
+def lost(ranks: Ranks, error: Exception) -> RanksLost:
+    """What a collective's failure means."""
+    reason = " ".join(str(error).split())[:200]
+    return RanksLost(f"{ranks.place}: lost another rank ({reason})")
 
 
 def join_ranks(device: torch.device, timeout: float = 600.0, start_timeout: float = 300.0) -> Ranks:

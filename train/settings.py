@@ -102,7 +102,8 @@ class OptimisationSettings(Section):
     of a pass with few of them weighs more."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """In one process and at stage 0, "bf16" runs the products under autocast, weights stay fp32. At stages 1
-    to 3 weights and gradients are bf16 or fp16, with fp32 masters in the optimizer; "fp16" scales the loss."""
+    to 3 weights and gradients are bf16 or fp16, with fp32 masters in the optimizer; with fp16 the loss is
+    scaled."""
     zero: ZeroSettings = ZeroSettings()
     """Used where a launcher has started the run."""
     deepspeed: dict[str, Any] = {}

@@ -55,8 +55,8 @@ class ShardReader:
                 break
         if at != end:
             raise InputError(
-                f"{self.checkpoint.folder}: of {name} ({key}) it does not hold elements {at} to {end - 1}: it "
-                "is of another model or optimizer"
+                f"{self.checkpoint.folder}: of {name} ({key}) it does not hold elements {at} to {end - 1}: "
+                "it is of another model or optimizer"
             )
         return torch.cat(found) if len(found) != 1 else found[0]
 
@@ -70,7 +70,7 @@ class ShardReader:
     def own(self, rank: int, prefix: str) -> dict[str, Tensor]:
         """Tensors of one rank's file by their names after `prefix/`."""
         file = self._file(rank)
-        names = [name for name in file.keys() if name.startswith(f"{prefix}/")]
+        names = [name for name in list(file.keys()) if name.startswith(f"{prefix}/")]
         return {name[len(prefix) + 1 :]: file.get_tensor(name) for name in names}
 
     def _file(self, rank: int) -> Any:

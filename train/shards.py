@@ -65,7 +65,7 @@ def sharded_pieces(model: nn.Module, optimizer: Any, rank: int) -> list[Piece]:
     return list(_of_stages_1_and_2(names, optimizer))
 
 
-def _of_stage_3(names: dict[Tensor, str], optimizer: Any, rank: int) -> Iterator[Piece]:
+def _of_stage_3(names: dict[nn.Parameter, str], optimizer: Any, rank: int) -> Iterator[Piece]:
     for holder, group in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
         offset = 0
         for parameter in group:
@@ -77,7 +77,7 @@ def _of_stage_3(names: dict[Tensor, str], optimizer: Any, rank: int) -> Iterator
             offset += share
 
 
-def _of_stages_1_and_2(names: dict[Tensor, str], optimizer: Any) -> Iterator[Piece]:
+def _of_stages_1_and_2(names: dict[nn.Parameter, str], optimizer: Any) -> Iterator[Piece]:
     for holder, group in zip(
         optimizer.single_partition_of_fp32_groups, optimizer.round_robin_bit16_groups, strict=True
     ):

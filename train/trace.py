@@ -31,10 +31,8 @@ class Trace:
         if ranks.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.glob("rank_*.jsonl"):
-                kept = "".join(
-                    json.dumps(line) + "\n" for line in _lines(path) if line["update"] <= resumed_at
-                )
-                replace_file(path, lambda beside, kept=kept: beside.write_text(kept, encoding="utf-8"))
+                kept = [line for line in _lines(path) if line["update"] <= resumed_at]
+                _rewrite(path, kept)
         ranks.barrier()
         self._file = (self.folder / f"rank_{ranks.rank:05d}.jsonl").open("a", encoding="utf-8")
 
@@ -61,3 +59,8 @@ def read_trace(folder: Path) -> dict[tuple[int, int], list[str]]:
 def _lines(path: Path) -> list[dict]:
     """All whole lines; the last may have been cut short by a kill."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
+
+
+def _rewrite(path: Path, lines: list[dict]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
