@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +134,16 @@ def save_model_folder(
     model.save_pretrained(folder, state_dict=weights)
     shutil.copyfile(text.vocabulary, folder / VOCABULARY)
     AnswerMap(answers).save(folder)
+
+
+def describe_model(model: PreTrainedModel, text: TextEncoder, answers: Sequence[str]) -> dict[str, Any]:
+    """What beside its weights makes a model folder, in plain values: class, config, vocabulary, answers."""
+    return {
+        "class": type(model).__name__,
+        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "vocabulary": text.vocabulary.read_text(encoding="utf-8"),
+        "answers": list(answers),
+    }
 
 
 def open_model_folder(folder: Path) -> tuple[LxmertForQuestionAnswering, TextEncoder, AnswerMap]:

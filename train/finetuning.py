@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import LxmertConfig
 
-from lxmert_fast.answering import LABEL2ANS, save_model_folder
+from lxmert_fast.answering import LABEL2ANS, describe_model, save_model_folder
 from lxmert_fast.checkpoint import load_answer_rows, load_into, load_model
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch
@@ -156,6 +156,9 @@ class AnswerTask(Task):
 
     def better(self, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
         return metrics["accuracy"] > best["accuracy"]
+
+    def description(self) -> dict[str, Any]:
+        return describe_model(self.model, self.text, self.answers.names)
 
     def save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
         save_model_folder(self.model, self.text, self.answers.names, folder, weights)

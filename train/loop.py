@@ -101,6 +101,7 @@ class _Run:
         self.folder = CheckpointFolder(run.output / "checkpoints", self.ranks, keep=run.keep)
         self.checkpoint: Path | None = None
         self.stopped: str | None = None
+        self.description = task.description()
         self.window = Window()
 
     def go(self) -> dict[str, Any]:
@@ -353,6 +354,7 @@ class _Run:
             self.folder,
             {
                 "plan": self._plan(),
+                "model": self.description,
                 "epoch": epoch,
                 "update": update,
                 "best": self.best,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxmert_fast.answering import save_model_folder
+from lxmert_fast.answering import describe_model, save_model_folder
 from lxmert_fast.checkpoint import load_model
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
@@ -189,6 +189,9 @@ class PretrainTask(Task):
 
     def better(self, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
         return metrics["losses"]["total"] < best["losses"]["total"]
+
+    def description(self) -> dict[str, Any]:
+        return describe_model(self.model, self.text, self.answers.names)
 
     def save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
         save_model_folder(self.model, self.text, self.answers.names, folder, weights)

@@ -76,6 +76,10 @@ class Task(ABC):
     def better(self, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
         """Whether one validation beats another."""
 
+    def description(self) -> dict[str, Any]:
+        """Of the model, in plain values, for whoever takes it out of a checkpoint; {} where nobody can."""
+        return {}
+
     @abstractmethod
     def save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write the model, with these fp32 weights, and whatever is needed to use it again."""

@@ -53,7 +53,8 @@ class Result:
     def line(self) -> str:
         return (
             f"kills {self.kills}, steps {self.steps}, restarts {self.restarts}, "
-            f"examples missed {self.missed}, examples repeated {self.repeated}, weights {'equal' if self.weights_equal else 'NOT equal'}"
+            f"examples missed {self.missed}, examples repeated {self.repeated}, "
+            f"weights {'equal' if self.weights_equal else 'NOT equal'}"
         )
 
 
