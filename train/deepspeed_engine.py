@@ -21,6 +21,7 @@ from lxmert_fast.errors import InputError
 
 from .engine import Engine, clip_gradients, is_finite, to_device
 from .ranks import Ranks, lost
+from .segments import share_norms
 from .settings import OptimisationSettings
 from .shards import Piece, sharded_pieces, whole_pieces
 
@@ -83,6 +84,7 @@ class DeepSpeedEngine(Engine):
             raise InputError(
                 f"optimisation: DeepSpeed does not take these settings ({' '.join(str(error).split())[:200]})"
             ) from None
+        share_norms(optimizer, self._engine)
         self.module = self._engine.module
         self.optimizer = optimizer
         self.lr_scheduler = schedule

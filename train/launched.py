@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from lxmert_fast.compiled import compile_model
 from lxmert_fast.errors import InputError
+from lxmert_fast.modeling import LxmertPreTrainedModel
+from lxmert_fast.unused import unused_parameters
 
 from .engine import Engine, LocalEngine, pick_device
 from .optim import make_optimizer, make_schedule, parameter_groups
@@ -109,6 +111,11 @@ def _check_together(optimisation: OptimisationSettings, *, launched: bool) -> No
 
 
 def _prepare(model: PreTrainedModel, optimisation: OptimisationSettings) -> None:
+    if isinstance(model, LxmertPreTrainedModel):
+        unused = set(unused_parameters(model))
+        for name, parameter in model.named_parameters():
+            if name in unused:
+                parameter.requires_grad_(False)
     if optimisation.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if not optimisation.share_in_training:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from lxmert_fast.data.raising_loader import RaisingLoader
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.errors import InputError
 
@@ -181,20 +182,22 @@ def make_loader(
         batches: the keys; `set_position` before each epoch.
         num_workers: processes that build batches ahead; 0 builds them when asked.
         start_worker: called with its number in each of them at its start.
+
+    Raises, while it is read:
+        InputError: what `dataset[key]` raises, in its own words whichever process met it.
     """
     if num_workers:
         # The tokeniser warns in every process forked after its threads ran; workers do not tokenise.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return DataLoader(
+    return RaisingLoader(
         dataset,
-        batch_size=None,
         sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=start_worker if num_workers else None,
         pin_memory=torch.cuda.is_available(),
         # BatchKey and Batch hold numpy arrays and strings that must arrive as they are
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        collate_fn=_as_it_is,
         # its own, or starting an epoch would draw from the generator that dropout draws from
         generator=torch.Generator(),
     )

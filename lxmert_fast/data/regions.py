@@ -191,7 +191,15 @@ class RegionStore:
         return np.array([self.row(image_id) for image_id in image_ids], np.int64)
 
     def read(self, rows: np.ndarray) -> Regions:
-        """The regions of `rows` (I,), any order, repeats allowed. Raises `IndexError` for a row outside."""
+        """The regions of `rows` (I,), any order, repeats allowed.
+
+        Checksums are not compared (`verify` does): that takes three times as long as the reading. Classes are
+        looked at, because one outside its range stops a model without a word about its image.
+
+        Raises:
+            IndexError: a row outside.
+            InputError: bytes that can't be read, a class outside its range; names file, row and image.
+        """
         rows = np.asarray(rows, np.int64).reshape(-1)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} wanted of a store of {len(self)} images")
@@ -212,7 +220,12 @@ class RegionStore:
             places = order[which == index]
             local = rows[places] - self._starts[index]
             sizes[places] = file.sizes[local]
-            file.read_into(local, places, columns)
+            try:
+                file.read_into(local, places, columns)
+            except InputError:
+                self._name_unreadable(rows[places])
+                raise
+        self._require_classes(rows, columns)
         columns["boxes"] /= np.tile(sizes, 2)[:, None].astype(np.float32)
         return Regions(
             features=columns["features"],
@@ -230,8 +243,40 @@ class RegionStore:
         found = np.empty((len(rows), self.feature_size), self.dtype)
         which = np.searchsorted(self._starts, rows, side="right") - 1
         for place, (index, row, box) in enumerate(zip(which, rows, boxes, strict=True)):
-            self._files[index].read_feature(int(row - self._starts[index]), int(box), found[place])
+            try:
+                self._files[index].read_feature(int(row - self._starts[index]), int(box), found[place])
+            except InputError:
+                self._name_unreadable(np.array([row]))
+                raise
         return found
+
+    def _name_unreadable(self, rows: np.ndarray) -> None:
+        """Reads each alone, and raises `InputError` with the name of the first that fails."""
+        for row in np.unique(rows).tolist():
+            index = int(np.searchsorted(self._starts, row, side="right")) - 1
+            local = row - int(self._starts[index])
+            try:
+                self._files[index].columns(local)
+            except InputError as error:
+                raise InputError(f"{error} in row {local + 1}, image {self._id_of(row)}") from error
+
+    def _id_of(self, row: int) -> str:
+        try:
+            return repr(self.image_ids[row])
+        except InputError:  # they lie at the end of the file, which a shorter one has lost
+            return "unknown"
+
+    def _require_classes(self, rows: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
+        limits = {"object_ids": self.num_objects, "attribute_ids": self.num_attributes}
+        for name, limit in limits.items():
+            ids = columns[name]
+            if ids.size and not 0 <= ids.min() <= ids.max() < limit:
+                row = int(rows[((ids < 0) | (ids >= limit)).any(1)][0])
+                try:
+                    self.verify(row)
+                except InputError as error:
+                    names = "`lxmert-fast features check` names all such images"
+                    raise InputError(f"{error}; {names}") from error
 
     def __getitem__(self, image_id: str) -> Regions:
         """The regions of one image (I = 1)."""
@@ -444,12 +489,17 @@ class _RegionFile:
                 "(the file shrank while it was open)"
             )
 
-    def image(self, row: int) -> ImageRegions:
+    def columns(self, row: int) -> dict[str, np.ndarray]:
+        """The box datasets of one image, (1, O, ...) each."""
         count = int(self.counts[row])
         columns = {"features": np.empty((1, count, self.feature_size), self.dtype)}
         for name, (dtype, numbers) in SMALL_COLUMNS.items():
             columns[name] = np.empty((1, count, numbers) if numbers > 1 else (1, count), dtype)
         self.read_into(np.array([row]), np.array([0]), columns)
+        return columns
+
+    def image(self, row: int) -> ImageRegions:
+        columns = self.columns(row)
         width, height = self.sizes[row].tolist()
         return ImageRegions(
             image_id=self._image_id(row),

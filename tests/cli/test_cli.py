@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from cases import make_config
 from small_data import aggregated, known_store, small_encoder, write_json
@@ -108,24 +109,39 @@ def test_predictions_that_cannot_be_written_are_one_line(tmp_path: Path, taken: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_run_that_cannot_write_its_folder_is_one_line(tmp_path: Path, taken: Path):
-    """`run.output` is a file."""
+def small_pretraining(folder: Path, **run: object) -> Path:
+    """A configuration of three images in regions.h5."""
     settings = {
         "model": {
             "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16,
             "l_layers": 1, "r_layers": 1, "x_layers": 1, "max_position_embeddings": 20,
         },
         "data": {
-            "train": [str(write_json(tmp_path / "train.json", aggregated(3, 1, 1)))],
-            "regions": [str(path) for path in known_store(tmp_path, [2, 2, 2]).paths],
-            "vocabulary": str(small_encoder(tmp_path).vocabulary),
+            "train": [str(write_json(folder / "train.json", aggregated(3, 1, 1)))],
+            "regions": [str(path) for path in known_store(folder, [2, 2, 2]).paths],
+            "vocabulary": str(small_encoder(folder).vocabulary),
         },
         "optimisation": {"batch_size": 3, "epochs": 1},
-        "run": {"output": str(taken), "workers": 0, "device": "cpu"},
+        "run": {"device": "cpu"} | run,
     }  # fmt: skip
-    line = refusal(call("pretrain", write_json(tmp_path / "config.yaml", settings)))
+    return write_json(folder / "config.yaml", settings)
+
+
+def test_a_run_that_cannot_write_its_folder_is_one_line(tmp_path: Path, taken: Path):
+    """`run.output` is a file."""
+    line = refusal(call("pretrain", small_pretraining(tmp_path, output=str(taken), workers=0)))
     assert line.startswith(f"lxmert-fast: {taken}: ")
     assert taken.read_text() == "keep me"
+
+
+def test_damaged_regions_are_one_line_also_out_of_a_worker(tmp_path: Path):
+    config = small_pretraining(tmp_path, output=str(tmp_path / "out"), workers=1)
+    with h5py.File(tmp_path / "regions.h5", "r+") as opened:
+        opened["object_ids"][3] = 10**6
+    line = refusal(call("pretrain", config))
+    place = f"lxmert-fast: {tmp_path / 'regions.h5'}: row 2, image 'i1': damaged bytes: found checksum "
+    assert line.startswith(place)
+    assert line.endswith("; `lxmert-fast features check` names all such images")
 
 
 @pytest.mark.parametrize(
