@@ -39,10 +39,11 @@ DAY = 24 * 3600
 class Assumptions:
     """What nobody knows before the run. All are options of `lxmert-fast plan`."""
 
-    utilisation: float = 0.4
-    """Share of a GPU's peak that products reach over a whole step. Published for models of this kind: 0.52
-    (DeepSpeed's BERT-large, V100), 0.45 (NVIDIA's, A100, derived from its samples a second), 0.33 to 0.39
-    (torchtitan's Llama 8B, H100). Small micro batches reach less."""
+    utilisation: float = 0.33
+    """Share of a GPU's peak that products reach over a whole step, the least of what is published for models
+    of this kind: 0.52 (DeepSpeed's BERT-large on V100, deepspeed.ai/2020/05/18/bert-record.html), 0.45
+    (NVIDIA's on A100, from the samples a second in DeepLearningExamples), 0.33 to 0.39 (torchtitan's Llama 8B
+    on H100, its benchmarks). Micro batches of a few pairs reach less."""
     overhead: float = 5e-3
     """Seconds of a forward and backward pass that do not shrink with the batch: launches. About a thousand of
     them are counted (`lxmert-fast bench counts --gpu`), at 5 us each; CUDA graphs would save most."""
@@ -74,6 +75,7 @@ class Cluster:
 
     @property
     def ranks(self) -> int:
+        """One a GPU."""
         return self.nodes * self.gpus
 
 
@@ -109,6 +111,22 @@ class Pair(NamedTuple):
         """Of region files: features in fp16, boxes in fp32, two labels and two confidences of 4 bytes."""
         region = 2 * config.visual_feat_dim + 4 * config.visual_pos_dim + 16
         return self.objects * region / self.sentences_per_image
+
+
+#: Bytes of a GPU's memory by the names of `--gpu`; its peak is `lxmert_fast.flops.device_peak`'s.
+GPU_MEMORY = {
+    "B200": 180e9,
+    "H200": 141e9,
+    "H100": 80e9,
+    "A100-80": 80e9,
+    "A100-40": 40e9,
+    "L40S": 48e9,
+    "A10": 24e9,
+    "L4": 24e9,
+    "V100-32": 32e9,
+    "V100-16": 16e9,
+    "T4": 16e9,
+}
 
 
 @dataclass(frozen=True)
@@ -223,6 +241,21 @@ def estimate(run: Run, cluster: Cluster, assumed: Assumptions, size: ModelSize |
     return min(fitting, key=lambda one: (sum(one.seconds), one.stage))
 
 
+def most_pairs(run: Run, cluster: Cluster, assumed: Assumptions, size: ModelSize) -> int:
+    """The largest power of two that fits as a micro batch at the run's stage; 0 if none does.
+
+    Whatever the run's batch is.
+    """
+    most = 0
+    while most < 2**20:
+        micro = 2 * most or 1
+        tried = replace(run, batch=micro * cluster.ranks, micro=micro)
+        if not estimate(tried, cluster, assumed, size).fits:
+            break
+        most = micro
+    return most
+
+
 def _check(run: Run, cluster: Cluster) -> None:
     if run.batch % cluster.ranks:
         raise InputError(
@@ -306,9 +339,3 @@ def _offload(size: ModelSize, how: Partition, assumed: Assumptions) -> float:
 
 def _layers(config: LxmertConfig) -> int:
     return config.l_layers + config.r_layers + config.x_layers
-
-
-def at_nodes(run: Run, cluster: Cluster, nodes: int, *, weak: bool) -> tuple[Run, Cluster]:
-    """The same on more nodes: with as many pairs a GPU (weak scaling) or as many pairs (strong)."""
-    larger = replace(cluster, nodes=nodes)
-    return (replace(run, batch=run.batch // cluster.ranks * larger.ranks) if weak else run), larger
