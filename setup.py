@@ -35,6 +35,7 @@ TEST = [
     "ruff>=0.9",
     "mypy>=1.14",
     "types-PyYAML",
+    "types-psutil",
     "accelerate>=1.1",
     "peft>=0.14",
 ]
@@ -72,6 +73,7 @@ setup(
         "matplotlib>=3.8",
         "pydantic>=2.6,<3",
         "PyYAML>=6",
+        "psutil>=5.9",
         "typer>=0.15",
         "rich>=13",
     ],
