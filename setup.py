@@ -75,6 +75,7 @@ setup(
         "matplotlib>=3.8",
         "pydantic>=2.6,<3",
         "PyYAML>=6",
+        "psutil>=5.9",
         "typer>=0.15",
         "rich>=13",
         "filelock>=3.12",

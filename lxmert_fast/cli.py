@@ -11,6 +11,8 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from .commands import bench, checkpoint, data, features
+from .commands.doctor import doctor
+from .commands.plan import plan
 from .commands.verify import verify
 from .errors import Diverged, InputError, RanksLost
 from .kernels.configs import WrongVariable, check_environment
@@ -31,6 +33,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 app.command("verify")(verify)
+app.command("plan")(plan)
+app.command("doctor")(doctor)
 
 Config = Annotated[Path, typer.Argument(help="A YAML file; the package ships some in train/configs.")]
 Overrides = Annotated[
