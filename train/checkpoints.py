@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import time
 import warnings
@@ -209,7 +208,7 @@ class CheckpointFolder:
                 "finish the run with that version, or start a new one from its `best` or `last`"
             )
         names = sorted(
-            (path.name for path in self.folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)),
+            (path.name for path in self.folder.glob("step_*") if path.is_dir()),
             reverse=True,
         )
         latest = self.folder / LATEST
@@ -248,12 +247,12 @@ class CheckpointFolder:
         write_json(partial / MANIFEST, manifest)
         for part in parts:
             part.unlink()
-        if path.exists():  # written by a run that was killed after this update and has come here again
-            shutil.rmtree(path)
+        while path.exists():  # by a run that was killed after this update, or rolled back, and is here again
+            path = path.with_name(f"{path.name}.again")
         partial.rename(path)
         sync(self.folder)
         replace_file(self.folder / LATEST, lambda beside: beside.write_text(path.name + "\n"))
-        for old in [name for name in self._names() if name != path.name][max(self.keep - 1, 0) :]:
+        for old in [name for name in self._names() if name != path.name][self.keep - 1 :]:
             shutil.rmtree(self.folder / old, ignore_errors=True)
 
 

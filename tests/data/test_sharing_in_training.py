@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kills import killed_at
 from small_data import aggregated, known_store, small_encoder, write_json
 
 from lxmert_fast.data.batches import Batch, BatchKey, EpochBatches
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.sharing import Runs
-from lxmert_fast.train import loop
 from lxmert_fast.train.finetuning import AnswerTask
 from lxmert_fast.train.loop import fit
 from lxmert_fast.train.pretraining import PretrainTask
@@ -113,9 +113,9 @@ def test_training_takes_the_batches_of_the_runs(
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("killed_at", [3, 9])
+@pytest.mark.parametrize("steps", [3, 9])
 def test_a_killed_run_goes_on_bit_for_bit(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     def run(name: str) -> PretrainTask:
         settings = pretraining(folder, tmp_path / name, sentences_per_image=4)
@@ -123,23 +123,9 @@ def test_a_killed_run_goes_on_bit_for_bit(
         fit(task, settings.optimisation, settings.run, report=lambda _: None)
         return task
 
-    class Killed(BaseException):
-        pass
-
-    step, updates = loop.LocalEngine.step, 0
-
-    def dying_step(self: Any) -> None:
-        nonlocal updates
-        if updates == killed_at:
-            raise Killed
-        updates += 1
-        step(self)
-
     whole = run("whole")
-    monkeypatch.setattr(loop.LocalEngine, "step", dying_step)
-    with pytest.raises(Killed):
+    with killed_at(monkeypatch, steps):
         run("broken")
-    monkeypatch.undo()
     resumed = run("broken")
     for (name, found), wanted in zip(resumed.model.named_parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(found, wanted), name

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from kills import killed_at
 from torch import nn
 
 from lxmert_fast.data.batches import Batch, BatchKey
 from lxmert_fast.errors import Diverged, InputError
-from lxmert_fast.train import launched
 from lxmert_fast.train.engine import Engine
 from lxmert_fast.train.loop import fit
 from lxmert_fast.train.metrics import MetricsLog, read_metrics
@@ -107,37 +106,20 @@ def test_a_run_leaves_models_checkpoints_and_metrics(tmp_path):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("killed_at", [1, 2, 5, 6, 7, 11])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch, killed_at, accumulation):
+@pytest.mark.parametrize("steps", [1, 2, 5, 6, 7, 11])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch, steps, accumulation):
     whole, broken = ToyTask(), ToyTask()
     fit(whole, *settings(tmp_path / "whole", micro_batch_size=8 // accumulation))
 
-    class Killed(BaseException):
-        pass
-
-    step, updates = launched.LocalEngine.step, 0
-
-    def dying_step(self: Any) -> bool:
-        nonlocal updates
-        if updates == killed_at:
-            raise Killed
-        updates += 1
-        return step(self)
-
-    monkeypatch.setattr(launched.LocalEngine, "step", dying_step)
-    with pytest.raises(Killed):
+    with killed_at(monkeypatch, steps):
         fit(broken, *settings(tmp_path / "broken", micro_batch_size=8 // accumulation))
-    monkeypatch.undo()
-    for thread in threading.enumerate():
-        if thread.name == "checkpoint":  # a kill would have ended it too; here it only makes the test sure
-            thread.join()
 
     resumed = ToyTask()
     if any((tmp_path / "broken" / "checkpoints").glob("step_*")):
         with torch.no_grad():
             resumed.model.linear.weight.fill_(9.0)
     summary = fit(resumed, *settings(tmp_path / "broken", micro_batch_size=8 // accumulation))
-    done = killed_at // accumulation
+    done = steps // accumulation
     assert summary["resumed_at"] == max(n for n in range(done + 1) if n % 2 == 0)
     assert torch.equal(resumed.model.linear.weight, whole.model.linear.weight)
     assert train_lines(tmp_path / "broken") == train_lines(tmp_path / "whole")
