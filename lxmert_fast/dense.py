@@ -12,7 +12,7 @@ class knows how to go `together` with its like. Of weights that ZeRO-3 gathers f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -164,9 +164,9 @@ def _may_prepare(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
     )
 
 
-def is_partitioned(layers: Iterable[nn.Module]) -> bool:
+def is_partitioned(layers: Sequence[nn.Linear]) -> bool:
     """Whether ZeRO-3 holds the weights and gathers them for each call: none may be kept after it."""
-    return any(hasattr(p, "ds_id") for layer in layers for p in layer.parameters())
+    return any(hasattr(layer.weight, "ds_id") for layer in layers)
 
 
 class _Prepared(NamedTuple):

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ FP32, BF16 = 1e-5, 5e-2
 #: A single rank has the whole of everything.
 ALONE = ["stage 2, questions, round robin", "stage 3, checkpointing"]
 
-pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
+pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra `deepspeed`")
 
 
 def train(ranks: int, names: list[str], folder: Path) -> dict[str, list[dict]]:

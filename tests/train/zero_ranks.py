@@ -110,7 +110,12 @@ def batch_of(task: str, step: int, rank: int, ranks: int) -> dict[str, Any]:
 
 
 def optimizer_of(case: Case, model: nn.Module) -> torch.optim.Optimizer:
-    return make_optimizer(case.optimizer, [p for p in model.parameters() if p.requires_grad], 1e-3, 0.01)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(case.optimizer, trained, 1e-3, 0.01)
+    for group in optimizer.param_groups:
+        # gradients are about 1e-2 here; a smaller eps makes whole steps of the rounding in the smallest
+        group["eps"] = 1e-4
+    return optimizer
 
 
 @torch.no_grad()
