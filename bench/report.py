@@ -13,6 +13,7 @@ from typing import Any
 
 from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_file
+from lxmert_fast.pages import table
 
 REFERENCE, COMPILED, OURS = "huggingface eager", "huggingface compiled", "ours"
 #: What a CPU user would pick today; the best of them is the third column of ratios.
@@ -273,14 +274,6 @@ def put_into(path: Path, report: Report) -> None:
         raise InputError(f"{path}: {len(parts) - 1} lines {MARK}, wanted two around the table")
     parts[1] = f"\n{origin(report)}\n\n{summary(report)}\n"
     replace_file(path, lambda beside: beside.write_text(MARK.join(parts), encoding="utf-8"))
-
-
-def table(titles: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, empty without rows."""
-    if not rows:
-        return ""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _milliseconds(seconds: float) -> str:

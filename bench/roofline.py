@@ -25,10 +25,10 @@ from lxmert_fast.bench.device_counts import META, count_on_device
 from lxmert_fast.bench.eager_costs import Cost, eager_cost
 from lxmert_fast.bench.gpu.formulas import Given
 from lxmert_fast.bench.gpu.kernels import arguments
-from lxmert_fast.bench.report import table
 from lxmert_fast.bench.step_calls import HALF, Call, Place, step_calls
 from lxmert_fast.bench.workloads import Workload, config_for, workload
 from lxmert_fast.kernels.configs import DEFAULT, attention_key, power_of_two
+from lxmert_fast.pages import put, table
 
 #: Integer multiplications of a draw in the machine code of `tiles.keep`, the same for sm_80 and sm_90, and
 #: how many of them a multiprocessor does in a clock (CUDA's programming guide).
@@ -192,19 +192,6 @@ def tables() -> dict[str, str]:
     sized = workload("vqa")
     rows = list(rows_of(sized, config_for(sized)))
     return {"eager": against_eager(rows), "roofline": estimate(rows), "steps": steps()}
-
-
-def parts(page: str, name: str) -> tuple[str, str, str]:
-    """The page before a table, the table between its two marks, the page after it."""
-    before, table, after = page.split(f"<!-- {name} -->\n")
-    return before, table.rstrip("\n"), after
-
-
-def put(page: str, name: str, table: str) -> str:
-    """The page with this table."""
-    before, _, after = parts(page, name)
-    mark = f"<!-- {name} -->\n"
-    return f"{before}{mark}{table}\n{mark}{after}"
 
 
 def main(arguments: Sequence[str]) -> None:

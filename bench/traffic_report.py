@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lxmert_fast.bench.report import table
 from lxmert_fast.bench.traffic import Traffic
+from lxmert_fast.pages import table
 
 #: Most bytes over the least bytes, in a whole step.
 LIMITS = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .checkpoint import load_model
@@ -118,12 +121,29 @@ class Answerer:
 
 
 def save_model_folder(
-    model: PreTrainedModel, text: TextEncoder, answers: Sequence[str], folder: Path
+    model: PreTrainedModel,
+    text: TextEncoder,
+    answers: Sequence[str],
+    folder: Path,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a model with its vocabulary and its answers, so that the folder is all that is needed later."""
-    model.save_pretrained(folder)
+    """Write a model with its vocabulary and its answers, so that the folder is all that is needed later.
+
+    `weights` by name stand for the model's own, which may be in half precision or in pieces on many ranks.
+    """
+    model.save_pretrained(folder, state_dict=weights)
     shutil.copyfile(text.vocabulary, folder / VOCABULARY)
     AnswerMap(answers).save(folder)
+
+
+def describe_model(model: PreTrainedModel, text: TextEncoder, answers: Sequence[str]) -> dict[str, Any]:
+    """What beside its weights makes a model folder, in plain values: class, config, vocabulary, answers."""
+    return {
+        "class": type(model).__name__,
+        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "vocabulary": text.vocabulary.read_text(encoding="utf-8"),
+        "answers": list(answers),
+    }
 
 
 def open_model_folder(folder: Path) -> tuple[LxmertForQuestionAnswering, TextEncoder, AnswerMap]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from .commands import bench, checkpoint, data, features
+from .commands.doctor import doctor
+from .commands.plan import plan
 from .commands.verify import verify
-from .errors import Diverged, InputError
+from .errors import Diverged, InputError, RanksLost
 from .kernels.configs import WrongVariable, check_environment
+
+CRASHED = 70
+"""Exit code of a rank that ended with a traceback: unlike 1 and 2, worth another start."""
 
 app = typer.Typer(
     name="lxmert-fast",
@@ -26,6 +33,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 app.command("verify")(verify)
+app.command("plan")(plan)
+app.command("doctor")(doctor)
 
 Config = Annotated[Path, typer.Argument(help="A YAML file; the package ships some in train/configs.")]
 Overrides = Annotated[
@@ -44,7 +53,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 @app.command()
 def pretrain(config: Config, overrides: Overrides = None) -> None:
     """Pre-train with the five tasks of the paper; run it again to go on after an interruption."""
-    from .train.pretrain import pretrain as run
+    from .train.pretraining import pretrain as run
     from .train.settings import PretrainSettings, load_settings
 
     _report(run(load_settings(PretrainSettings, config, overrides)))
@@ -53,10 +62,44 @@ def pretrain(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def finetune(config: Config, overrides: Overrides = None) -> None:
     """Fine-tune on a question-answering data set; run it again to go on after an interruption."""
-    from .train.finetune import finetune as run
+    from .train.finetuning import finetune as run
     from .train.settings import FinetuneSettings, load_settings
 
     _report(run(load_settings(FinetuneSettings, config, overrides)))
+
+
+@app.command(context_settings={"allow_interspersed_args": True})
+def launch(
+    command: Annotated[Literal["pretrain", "finetune"], typer.Argument(help="What to run on every rank.")],
+    config: Config,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks of this host; its GPUs if absent.", min=1)] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Several hosts: `name slots=N` a line.")] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(help="This host's line of the hostfile, from 0, where ssh is not used.")
+    ] = None,
+    master_addr: Annotated[str | None, typer.Option(help="Address of the first host.")] = None,
+    master_port: Annotated[int, typer.Option(help="Port on which the ranks meet.")] = 29500,
+    max_restarts: Annotated[
+        int, typer.Option(help="Start a run whose rank died again, this often without progress.", min=0)
+    ] = 0,
+) -> None:
+    """Train on several GPUs or hosts with DeepSpeed; again goes on, also on other hosts."""
+    from .train.settings import FinetuneSettings, PretrainSettings, load_settings
+    from .train.supervisor import Hosts, supervise
+
+    hosts = Hosts(ranks, hostfile, node_rank, master_addr, master_port)
+    kind: type[PretrainSettings] | type[FinetuneSettings]
+    kind = PretrainSettings if command == "pretrain" else FinetuneSettings
+    output = load_settings(kind, config, overrides).run.output
+    code = supervise(
+        command,
+        ["--config", str(config), *(overrides or [])],
+        hosts,
+        max_restarts=max_restarts,
+        checkpoints=output / "checkpoints",
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -121,28 +164,68 @@ def _console():  # type: ignore[no-untyped-def]
 def _report(summary: dict) -> None:
     import json
 
-    typer.echo(json.dumps(summary, indent=2))
+    if summary["stopped"]:
+        typer.echo(
+            f"stopped by {summary['stopped']} after update {summary['updates']}; the same command goes on"
+        )
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(json.dumps(summary, indent=2))
 
 
 def main() -> None:
     """Entry point: a mistake in the input is one line on standard error and exit code 2.
 
-    So is what the machine refuses: a folder that may not be written, a full disk.
+    So is what the machine refuses: a folder that may not be written, a full disk. A run that diverged leaves
+    with 1, one that lost another rank with 3.
     """
     try:
         check_environment()
         app()
     except (InputError, WrongVariable) as error:
-        typer.echo(f"lxmert-fast: {error}", err=True)
-        sys.exit(2)
+        _leave(str(error), 2)
     except OSError as error:
         # a rename names its target second; the first is a scratch file that nobody asked for
         place = error.filename2 or error.filename or "file system"
-        typer.echo(f"lxmert-fast: {place}: {error.strerror or error}", err=True)
-        sys.exit(2)
+        _leave(f"{place}: {error.strerror or error}", 2)
     except Diverged as error:
-        typer.echo(f"lxmert-fast: {error}", err=True)
-        sys.exit(1)
+        _leave(str(error), 1)
+    except RanksLost as error:
+        _leave(str(error), 3)
+    except Exception:
+        if not _one_of_many():
+            raise
+        traceback.print_exc()
+        _end(CRASHED)
+
+
+def from_launcher(command: str) -> None:
+    """Entry point of `train/pretrain.py` and `train/finetune.py`, one process of many.
+
+    The launcher's own arguments (`--local_rank`) say what it says in the environment too.
+    """
+    arguments = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    if "--config" in arguments:
+        arguments.remove("--config")
+    sys.argv = ["lxmert-fast", command, *(word.removeprefix("--config=") for word in arguments)]
+    main()
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    typer.echo(f"lxmert-fast: {line}", err=True)
+    if _one_of_many():
+        _end(code)
+    sys.exit(code)
+
+
+def _one_of_many() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _end(code: int) -> NoReturn:
+    """Without the interpreter's own end, which would wait for collectives that never come to theirs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ The parameters stay where Hugging Face keeps them. In training their weights are
 copy that is small beside the product. Without gradients on a CPU the joined weights are kept in the layout
 that oneDNN reads fastest, with bias and GELU in the same pass over the result, until a weight changes.
 
-A layer that is more than a plain `nn.Linear` (an adapter, one with hooks such as ZeRO-3's) is called as it
-is, unless its class knows how to go `together` with its like.
+A layer that is more than a plain `nn.Linear` (an adapter, one with hooks) is called as it is, unless its
+class knows how to go `together` with its like. Of weights that ZeRO-3 gathers for a call nothing is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .kernels.bias_gelu import bias_gelu, gelu_linear
+from .kernels.changes import optimizer_steps, version
 from .kernels.dispatch import autocasts, use_operators
 
 
@@ -39,9 +40,10 @@ def dense(x: Tensor, *layers: nn.Module) -> Tensor:
     weights, biases = [layer.weight for layer in plain], [layer.bias for layer in plain]
     if _may_keep(x, plain):
         return nn.functional.linear(x, *_prepared(plain, for_onednn=False))
-    if len(plain) > 1 and torch.is_grad_enabled() and _keeps_dtype(x, biases):
-        # an optimizer may come between this call and the next one without gradients, and leave no mark
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # whoever changes weights may come between this call and the next one without gradients, unseen
         forget_joined_weights(plain[0])
+    if len(plain) > 1 and torch.is_grad_enabled() and _keeps_dtype(x, biases):
         return _JoinedLinear.apply(len(plain), x, *weights, *biases)
     return nn.functional.linear(x, *_joined(plain))
 
@@ -144,6 +146,7 @@ def _may_keep(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not autocasts(x)
+        and not is_partitioned(layers)
     )
 
 
@@ -157,7 +160,13 @@ def _may_prepare(x: Tensor, layers: tuple[nn.Linear, ...]) -> bool:
         and all(layer.weight.dtype is torch.float32 for layer in layers)
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
+        and not is_partitioned(layers)
     )
+
+
+def is_partitioned(layers: Iterable[nn.Module]) -> bool:
+    """Whether ZeRO-3 holds the weights and gathers them for each call: none may be kept after it."""
+    return any(hasattr(p, "ds_id") for layer in layers for p in layer.parameters())
 
 
 class _Prepared(NamedTuple):
@@ -176,13 +185,14 @@ _KEPT: WeakKeyDictionary[nn.Module, dict[int, _Prepared]] = WeakKeyDictionary()
 def _prepared(layers: tuple[nn.Linear, ...], for_onednn: bool = True) -> tuple[Tensor, Tensor | None]:
     """The joined weights of plain layers, prepared anew where one has changed.
 
-    A change shows in the tensors' identities and version counters. One that goes around these, through
-    `.data`, shows in a sample of the numbers: new weights differ everywhere. A GPU would have to wait for the
-    sample; there a call with gradients forgets what was kept, and whoever writes through `.data` between two
-    calls without gradients has to call `forget_joined_weights`.
+    A change shows in the tensors' identities and version counters, and an optimizer's in the number of
+    steps, if it goes around these. Another one through `.data` shows in a sample of the numbers: new weights
+    differ everywhere. A GPU would have to wait for the sample; there a call with gradients forgets what was
+    kept, and whoever writes through `.data` by hand between two calls without gradients has to call
+    `forget_joined_weights`.
     """
     parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-    mark = (for_onednn, *((id(p), p.data_ptr(), _version(p)) for p in parameters))
+    mark = (for_onednn, optimizer_steps(), *((id(p), p.data_ptr(), version(p)) for p in parameters))
     samples = torch.cat([_sample(p) for p in parameters]) if for_onednn else parameters[0].new_empty(0)
     kept = _KEPT.setdefault(layers[0], {}).get(len(layers))
     if kept is None or kept.mark != mark or (for_onednn and not torch.equal(kept.samples, samples)):
@@ -197,7 +207,8 @@ def _prepared(layers: tuple[nn.Linear, ...], for_onednn: bool = True) -> tuple[T
 
 def joined_parameters(layers: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor]:
     """Weights and biases of plain layers side by side, kept until one changes. Without gradients only."""
-    weight, bias = _prepared(cast(tuple[nn.Linear, ...], layers), for_onednn=False)
+    plain = cast(tuple[nn.Linear, ...], layers)
+    weight, bias = _joined(plain) if is_partitioned(plain) else _prepared(plain, for_onednn=False)
     assert bias is not None
     return weight, bias
 
@@ -217,12 +228,8 @@ def forget_joined_weights(first: nn.Module | None = None) -> None:
     """Join weights anew at the next call without gradients: of layers led by this one, or all."""
     if first is None:
         _KEPT.clear()
-    else:
+    elif _KEPT:
         _KEPT.pop(first, None)
-
-
-def _version(p: Tensor) -> int:
-    return 0 if p.is_inference() else p._version
 
 
 def _sample(p: Tensor) -> Tensor:

@@ -17,3 +17,11 @@ class Diverged(RuntimeError):
     The message names the update, the examples of its batch and the checkpoint to go back to. The command
     line prints it alone and leaves with exit code 1.
     """
+
+
+class RanksLost(RuntimeError):
+    """Another process of the run is gone or does not answer.
+
+    The command line prints the message alone and leaves with exit code 3; whoever supervises the run may
+    start it again.
+    """

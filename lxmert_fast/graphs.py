@@ -119,6 +119,8 @@ class GraphRunner:
             scale: 1 over the number of batches that make up an update, or a loss scale.
         """
         self._attach_gradients()
+        # an optimizer that writes through `.data` may follow, and leave no mark
+        self._weights = ()
         return self._run("step", batch, scale, self._loss).clone()
 
     def zero_grad(self) -> None:

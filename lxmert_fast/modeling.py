@@ -14,7 +14,7 @@ objects, N rows, H hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ from .tables import Sizes, bucketed_room, with_tables
 from .transfer import to_device
 
 LAYER_NORM_EPS = 1e-12
+
+#: What a cross-modality layer gives: the streams in one buffer, one by one, or the rows that heads read.
+Gives: TypeAlias = Literal["together", "apart", "read"]
 
 
 def dropout_rate(module: nn.Module) -> float:
@@ -118,16 +121,17 @@ class LxmertEmbeddings(nn.Module):
     def _by_operator(self) -> bool:
         """Whether one launch may look everything up: tables as the reference has them, without hooks."""
         tables = self.word_embeddings, self.position_embeddings, self.token_type_embeddings
+        # a weight is read last: ZeRO-3 would gather it for that
         return (
-            use_operators(self.word_embeddings.weight)
-            and text_kernels.fits(self.word_embeddings.weight.shape[1])
-            and all(
+            all(
                 type(table) is nn.Embedding
                 and table.padding_idx == 0
                 and table.max_norm is None
                 and not has_hooks(table)
                 for table in tables
             )
+            and use_operators(self.word_embeddings.weight)
+            and text_kernels.fits(self.word_embeddings.weight.shape[1])
         )
 
 
@@ -167,10 +171,10 @@ class LxmertVisualFeatureEncoder(nn.Module):
     def _by_operator(self, x: Tensor) -> bool:
         return (
             use_operators(x)
-            and visual_kernels.fits(self.visn_layer_norm.weight.shape[0], self.box_fc.weight.shape[1])
             and type(self.box_fc) is nn.Linear
             and not has_hooks(self.box_fc)
             and not autocasts(x)
+            and visual_kernels.fits(self.visn_layer_norm.weight.shape[0], self.box_fc.weight.shape[1])
         )
 
 
@@ -386,31 +390,36 @@ class LxmertXLayer(GradientCheckpointingLayer):
         plan: Plan,
         want: bool = False,
         seed: Seed | None = None,
-        apart: bool = False,
-    ) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor | None]:
+        gives: Gives = "together",
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Rows of both streams, text first, to the pairs' rows.
 
         Args:
             meeting: how the pairs read the rows that come in.
-            want: the probabilities of both directions.
-            apart: give the streams one by one, so that what nobody reads gets no gradient.
+            want: the probabilities of both directions; not of the rows that heads read.
+            gives: "apart", so that what nobody reads gets no gradient; "read" computes no more than is read.
 
         Returns:
-            The pairs' rows (N, H) alone, or those of text and those of objects; and probabilities.
+            The pairs' rows (N, H) and None, or those of text and those of objects, None where no head reads
+            any; and probabilities. One flat tuple: hooks for the way back see no tensor in an inner one.
         """
+        if gives == "read":
+            return *self._read(rows, meeting, plan, seed), None, None
         rows, *probabilities = self.visual_attention(rows, meeting, want, part(seed, 0))
         split = plan.pair_text_rows
-        if not apart and plan.tables.own is not None and can_go_together(self, rows):
-            return (both_streams(self, rows, split, plan.tables.own, part(seed, 1)),), *probabilities
+        together = gives == "together"
+        if together and plan.tables.own is not None and can_go_together(self, rows):
+            return both_streams(self, rows, split, plan.tables.own, part(seed, 1)), None, *probabilities
         text, _ = self.lang_self_att(rows[:split], plan.text.pairs, seed=part(seed, 2))
         objects, _ = self.visn_self_att(rows[split:], plan.objects.pairs, seed=part(seed, 3))
         text = feed_forward(self.lang_inter, self.lang_output, text, part(seed, 4))
         objects = feed_forward(self.visn_inter, self.visn_output, objects, part(seed, 5))
-        streams = (text, objects) if apart else (torch.cat([text, objects]),)
-        return streams, *probabilities
+        if together:
+            return torch.cat([text, objects]), None, *probabilities
+        return text, objects, *probabilities
 
-    def read(
-        self, rows: Tensor, meeting: Meeting, plan: Plan, seed: Seed | None = None
+    def _read(
+        self, rows: Tensor, meeting: Meeting, plan: Plan, seed: Seed | None
     ) -> tuple[Tensor, Tensor | None]:
         """The layer as far as its heads read it: rows of text (M, H), and of objects if any are read.
 
@@ -551,14 +560,16 @@ class LxmertEncoder(nn.Module):
         Objects are None where no head reads any. `trace` collects what every layer gives.
         """
         want = trace is not None and trace.attentions
-        objects = self.visn_fc(visual_feats, visual_pos, part(seed, 0))
+        objects = self.visn_fc(visual_feats, visual_pos, seed=part(seed, 0))
         for i, layer in enumerate(self.layer):
-            text, probabilities = layer(text, plan.text.single, want, part(part(seed, 1), i))
+            text, probabilities = layer(text, layout=plan.text.single, want=want, seed=part(part(seed, 1), i))
             if trace is not None:
                 trace.add(trace.text_states, plan.text.entry.repeat(text))
                 trace.attend(trace.text_attentions, probabilities)
         for i, layer in enumerate(self.r_layers):
-            objects, probabilities = layer(objects, plan.objects.single, want, part(part(seed, 2), i))
+            objects, probabilities = layer(
+                objects, layout=plan.objects.single, want=want, seed=part(part(seed, 2), i)
+            )
             if trace is not None:
                 trace.add(trace.object_states, plan.objects.entry.repeat(objects))
                 trace.attend(trace.object_attentions, probabilities)
@@ -570,21 +581,22 @@ class LxmertEncoder(nn.Module):
             return text[plan.text.read], None if plan.objects.read is None else objects[plan.objects.read]
         rows, meeting = torch.cat([text, objects]), Meeting.first(plan)
         split, count = plan.pair_text_rows, len(self.x_layers)
-        for i, layer in enumerate(self.x_layers if plan.whole else self.x_layers[:-1]):
-            streams, text_to_objects, objects_to_text = layer(
-                rows, meeting, plan, want, part(part(seed, 3), i), i == count - 1
+        for i, layer in enumerate(self.x_layers):
+            gives: Gives = "together" if i < count - 1 else "apart" if plan.whole else "read"
+            # always by its call, and plans by keyword: the hooks of others (ZeRO-3's, checkpointing's) come
+            # with the call, and look through what is positional for what has a gradient
+            first, second, text_to_objects, objects_to_text = layer(
+                rows, meeting=meeting, plan=plan, want=want, seed=part(part(seed, 3), i), gives=gives
             )
-            rows, meeting = streams[0], Meeting.later(plan)
-            text, objects = streams if len(streams) == 2 else (rows[:split], rows[split:])
+            together = gives == "together"
+            text, objects = (first[:split], first[split:]) if together else (first, second)
+            rows, meeting = first, Meeting.later(plan)
             if trace is not None:
                 trace.add(trace.text_states, text)
                 trace.add(trace.object_states, objects)
                 trace.attend(trace.text_to_objects, text_to_objects)
                 trace.attend(trace.objects_to_text, objects_to_text)
-        if plan.whole:
-            return text, objects
-        last = cast(LxmertXLayer, self.x_layers[-1])
-        return last.read(rows, meeting, plan, part(part(seed, 3), len(self.x_layers) - 1))
+        return text, objects
 
 
 class LxmertPooler(nn.Module):
@@ -794,7 +806,8 @@ class LxmertModel(LxmertPreTrainedModel):
         if reads is not None:
             reads = Reads(*(None if x is None else x.to(host) for x in reads))
         plan = make_plan(inputs, reads, pack, self.dtype)
-        if use_operators(self.pooler.dense.weight):
+        # the first of all: by its name, ZeRO-3 would gather it
+        if use_operators(next(self.parameters())):
             plan = with_tables(plan, inputs, None if sizes is None else bucketed_room(plan, sizes))
         return plan if where == host else to_device(plan, where)
 
@@ -814,11 +827,11 @@ class LxmertModel(LxmertPreTrainedModel):
         """
         seed = draw_seed(visual_feats.device) if self.training and use_operators(visual_feats) else None
         text, objects = self.encoder(
-            self.embeddings(input_ids, token_type_ids, inputs_embeds, plan.text, part(seed, 0)),
+            self.embeddings(input_ids, token_type_ids, inputs_embeds, text=plan.text, seed=part(seed, 0)),
             plan.objects.select(visual_feats).to(self.dtype),
             plan.objects.select(visual_pos).to(self.dtype),
-            plan,
-            trace,
-            part(seed, 1),
+            plan=plan,
+            trace=trace,
+            seed=part(seed, 1),
         )
         return text, objects, self.pooler(text.index_select(0, plan.pooled))

@@ -1,67 +1,283 @@
-"""Checkpoints on disk: whole or not there.
+"""Checkpoints on disk: whole or not there, and found again whatever happened.
 
-A checkpoint is one file, written beside its place, flushed to the disk and renamed; `latest` is replaced
-last. A kill at any moment leaves the checkpoint before it. A model folder (`best`, `last`) is a link that
-is swung to a finished folder.
+    checkpoints/step_00000200/
+        manifest.json            who wrote it; size and checksum of every file; where each range lies
+        rank_00000.safetensors   a rank's ranges of the weights and the optimizer, its random states
+        run.pt                   counters, schedule, loss scale, position in the data
+    checkpoints/latest           the name of the newest
+
+Every rank writes its file into a folder beside; when all are on the disk, rank 0 adds the manifest, renames
+the folder and replaces `latest` last. A kill at any moment leaves the checkpoint before it. All ranks see one
+file system.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
+import platform
+import re
 import shutil
+import time
 import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+import lxmert_fast
 from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_file, save_tensors, sync
 
+from .checkpoint_writer import BackgroundWriter, seal, write_json, write_tensors
+from .ranks import Ranks
+
 LATEST = "latest"
+MANIFEST = "manifest.json"
+RUN_STATE = "run.pt"
+FORMAT = 1
+_PARTIAL = ".partial"
+_POLL = 0.05
 
 
-def write_checkpoint(folder: Path, tag: str, state: dict[str, Any], keep: int) -> Path:
-    """Write `folder/tag.pt`, point `latest` to it and remove all but the `keep` newest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{tag}.pt"
-    save_tensors(path, state)
-    replace_file(folder / LATEST, lambda beside: beside.write_text(path.name + "\n", encoding="utf-8"))
-    for old in _newest_first(folder)[keep:]:
-        if old != path:
-            old.unlink()
-    return path
+def shard_name(rank: int) -> str:
+    """The file of a rank."""
+    return f"rank_{rank:05d}.safetensors"
 
 
-def read_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The newest checkpoint that can be read, and its content; (None, {}) where the folder has none.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint."""
 
-    A damaged one is reported as a warning and the one before it is used.
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def num_ranks(self) -> int:
+        """How many ranks wrote it."""
+        return int(self.manifest["num_ranks"])
+
+    @property
+    def layout(self) -> str:
+        """How the ranks had cut the parameters."""
+        return str(self.manifest["layout"])
+
+    def run_state(self) -> dict[str, Any]:
+        """What is not a tensor of the model or the optimizer."""
+        return torch.load(self.folder / RUN_STATE, map_location="cpu", weights_only=True)
+
+    def damage(self, files: list[str]) -> str | None:
+        """What is wrong with some of its files, None if nothing is."""
+        for name in files:
+            wanted, path = self.manifest["files"][name], self.folder / name
+            if not path.is_file():
+                return f"{path}: missing"
+            if path.stat().st_size != wanted["bytes"]:
+                return f"{path}: {path.stat().st_size} bytes, its manifest says {wanted['bytes']}"
+            found = seal(path)
+            if found != wanted:
+                return f"{path}: checksum {found['crc32']:08x}, its manifest says {wanted['crc32']:08x}"
+        return None
+
+
+class CheckpointFolder:
+    """The checkpoints of a run, the `keep` newest of them.
+
+    Args:
+        folder: of the run's checkpoints.
+        ranks: all of them call every method.
+        keep: how many stay.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks | None = None, *, keep: int = 2) -> None:
+        self.folder = folder
+        self.ranks = ranks or Ranks()
+        self.keep = keep
+        self.writer = BackgroundWriter()
+
+    def save(
+        self,
+        update: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        state: dict[str, Any],
+        *,
+        layout: str,
+    ) -> Path:
+        """Begin to write a checkpoint; it is there when `wait` returns, or at the next `save`.
+
+        Args:
+            update: how many there have been; names the checkpoint.
+            tensors: this rank's; copied before this returns.
+            facts: about them, JSON (see `shards.collect`).
+            state: of the run, kept from rank 0.
+            layout: how the parameters are cut, in a word.
+
+        Raises:
+            InputError: the checkpoint before, or the folder of this one, cannot be written.
+        """
+        self.wait()
+        path = self.folder / f"step_{update:08d}"
+        partial = self.folder / f".{path.name}{_PARTIAL}"
+        problem = None
+        if self.ranks.first:
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            except OSError as error:
+                problem = f"{partial}: cannot be made ({error.strerror or error})"
+        self.ranks.all_or_none(problem)
+        copies = self.writer.snapshot(tensors)
+        name = shard_name(self.ranks.rank)
+
+        def write() -> None:
+            try:
+                files = {name: write_tensors(partial / name, copies, facts)}
+                if self.ranks.first:
+                    save_tensors(partial / RUN_STATE, state)
+                    files[RUN_STATE] = seal(partial / RUN_STATE)
+                done = {"files": files, "starts": facts["starts"], "sizes": _sizes(copies)}
+                write_json(partial / f"{name}.json", done)
+            except (InputError, OSError):
+                if partial.is_dir():  # else it was another rank that failed, and took the folder away
+                    shutil.rmtree(partial, ignore_errors=True)
+                    raise
+            if self.ranks.first:
+                self._publish(partial, path, update, layout)
+
+        self.writer.start(write)
+        return path
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is there, on every rank.
+
+        Raises:
+            InputError: on every rank, what one of them could not write. What was written of it is removed.
+        """
+        problem = None
+        try:
+            self.writer.wait()
+        except (InputError, OSError) as error:
+            problem = str(error)
+        self.ranks.all_or_none(problem)
+
+    def clear_partial(self) -> None:
+        """Remove what a run that died while writing has left."""
+        for partial in self.folder.glob(f".*{_PARTIAL}"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint without damage, None where there is none at all.
+
+        Each rank reads what it wrote itself; where there are other ranks than then, they share the files.
+        A damaged checkpoint is reported as a warning, and the one before it is used.
+
+        Raises:
+            InputError: there are checkpoints, and all are damaged.
+        """
+        names = self.ranks.from_first(self._names() if self.ranks.first else None)
+        for name in names:
+            checkpoint, problem = self._open(self.folder / name)
+            if checkpoint is not None:
+                problem = checkpoint.damage(self._share(checkpoint))
+            problems = [found for found in self.ranks.gather(problem) if found]
+            if not problems:
+                return checkpoint
+            if self.ranks.first:
+                warnings.warn(f"damaged checkpoint passed over: {problems[0]}", stacklevel=2)
+        if names:
+            raise InputError(f"{self.folder}: none of its {len(names)} checkpoints can be read")
+        return None
+
+    def _share(self, checkpoint: Checkpoint) -> list[str]:
+        files = sorted(checkpoint.manifest["files"])
+        if checkpoint.num_ranks == self.ranks.size:
+            return [RUN_STATE, shard_name(self.ranks.rank)]
+        return files[self.ranks.rank :: self.ranks.size]
+
+    def _names(self) -> list[str]:
+        """Newest first: the one that `latest` names before all others."""
+        if not self.folder.is_dir():
+            return []
+        old = sorted(file.name for file in self.folder.glob("step_*.pt"))
+        if old:
+            raise InputError(
+                f"{self.folder / old[-1]}: a checkpoint of an earlier version, which this one can't read; "
+                "finish the run with that version, or start a new one from its `best` or `last`"
+            )
+        names = sorted(
+            (path.name for path in self.folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)),
+            reverse=True,
+        )
+        latest = self.folder / LATEST
+        named = latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
+        if named in names:
+            names.remove(named)
+            names.insert(0, named)
+        return names
+
+    def _open(self, folder: Path) -> tuple[Checkpoint | None, str | None]:
+        try:
+            return open_checkpoint(folder), None
+        except InputError as error:
+            return None, str(error)
+
+    def _publish(self, partial: Path, path: Path, update: int, layout: str) -> None:
+        parts = [partial / f"{shard_name(rank)}.json" for rank in range(self.ranks.size)]
+        while not all(part.is_file() for part in parts):
+            if not partial.is_dir():  # a rank could not write; it says so in `wait`
+                return
+            time.sleep(_POLL)
+        told = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
+        manifest = {
+            "format": FORMAT,
+            "update": update,
+            "num_ranks": self.ranks.size,
+            "layout": layout,
+            "files": {name: seals for part in told for name, seals in part["files"].items()},
+            "ranges": [{"starts": part["starts"], "sizes": part["sizes"]} for part in told],
+            "written_by": {
+                "lxmert_fast": lxmert_fast.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        write_json(partial / MANIFEST, manifest)
+        for part in parts:
+            part.unlink()
+        if path.exists():  # written by a run that was killed after this update and has come here again
+            shutil.rmtree(path)
+        partial.rename(path)
+        sync(self.folder)
+        replace_file(self.folder / LATEST, lambda beside: beside.write_text(path.name + "\n"))
+        for old in [name for name in self._names() if name != path.name][max(self.keep - 1, 0) :]:
+            shutil.rmtree(self.folder / old, ignore_errors=True)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint by its folder; its files are not read yet.
 
     Raises:
-        InputError: there are checkpoints, and not one is readable.
+        InputError: no manifest, a damaged one, or one of another version.
     """
-    candidates = _newest_first(folder)
-    named = (
-        folder / (folder / LATEST).read_text(encoding="utf-8").strip()
-        if (folder / LATEST).is_file()
-        else None
-    )
-    if named in candidates:
-        candidates.remove(named)
-        candidates.insert(0, named)
-    for path in candidates:
-        try:
-            return path, torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(f"{path}: damaged checkpoint passed over: {reason}", stacklevel=2)
-    if candidates:
-        raise InputError(f"{folder}: none of its {len(candidates)} checkpoints can be read")
-    return None, {}
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder}: no checkpoint, it has no {MANIFEST}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({' '.join(str(error).split())[:80]})") from None
+    if version != FORMAT:
+        raise InputError(f"{path}: format {version}, this version reads {FORMAT}")
+    return Checkpoint(folder, manifest)
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: x.numel() for name, x in tensors.items()}
 
 
 def publish_folder(link: Path, step: int, write: Callable[[Path], None]) -> Path:
@@ -88,7 +304,3 @@ def publish_folder(link: Path, step: int, write: Callable[[Path], None]) -> Path
         if old.name != target.name:
             shutil.rmtree(old, ignore_errors=True)
     return link
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.pt"), key=lambda path: path.name, reverse=True)

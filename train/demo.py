@@ -38,8 +38,8 @@ from lxmert_fast.errors import InputError
 
 from .evaluate import Answers, Scores, evaluate_files, predict_files, score_answers
 from .figures import Look, plot_attention, plot_losses
-from .finetune import finetune
-from .pretrain import pretrain
+from .finetuning import finetune
+from .pretraining import pretrain
 from .settings import CONFIGS, FinetuneSettings, PretrainSettings, load_settings
 
 VOCABULARY_SIZE = 2000

@@ -29,6 +29,7 @@ from lxmert_fast.int8 import quantize
 from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import pick_device, to_device
+from .ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Scores:
     by_question_type: dict[str, tuple[float, int]]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: weights that ZeRO 3 gathers in it could not be trained afterwards
 def answer_questions(
     model: PreTrainedModel,
     dataset: VqaDataset,
@@ -64,14 +65,26 @@ def answer_questions(
     batch_size: int = 256,
     workers: int = 0,
     advance: Callable[[int], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> Answers:
     """Run a question-answering model over a data set, without dropout; answers are in the data set's order.
 
-    Questions of an image are answered together, so that it is read and encoded once.
+    Questions of an image are answered together, so that it is read and encoded once. Several `ranks` share
+    the questions, `batch_size` of them at a time, and all return all answers.
     """
     model.eval()
-    runs = Runs(dataset.images)
-    batches = EpochBatches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False, runs=runs)
+    ranks = ranks or Ranks()
+    batches = EpochBatches(
+        len(dataset),
+        max(batch_size, ranks.size),
+        seed=0,
+        shuffle=False,
+        drop_last=False,
+        runs=Runs(dataset.images),
+        rank=ranks.rank,
+        num_ranks=ranks.size,
+    )
+    seen: list[np.ndarray] = []
     found = np.empty(len(dataset), np.int64)
     scores = np.empty(len(dataset), np.float32) if dataset.labelled else None
     for batch in make_loader(dataset, batches, num_workers=workers):
@@ -82,7 +95,13 @@ def answer_questions(
         found[rows] = best.numpy()
         if scores is not None:
             scores[rows] = batch.inputs["labels"].gather(1, best[:, None]).squeeze(1).numpy()
+        seen.append(rows)
         advance(len(best))
+    mine = np.concatenate(seen)
+    for rows, of_rank, score in ranks.gather((mine, found[mine], None if scores is None else scores[mine])):
+        found[rows] = of_rank
+        if scores is not None:
+            scores[rows] = score
     answers = [dataset.answers.names[index] for index in found]
     return Answers(dataset.question_ids, answers, scores, dataset.answer_types, dataset.question_types)
 

@@ -1,72 +1,38 @@
 """The one training loop: pre-training and fine-tuning, one process or many.
 
 It owns the order of things (position in the data, updates, validation, checkpoints, logs); the engine owns
-the arithmetic (`engine.py`), the task owns what is learnt (`pretrain.py`, `finetune.py`).
+the arithmetic (`engine.py`), the task owns what is learnt (`task.py`). Every rank runs it, and what decides
+about the order (losses, signals) is made known to all ranks first, so that they stay together.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from lxmert_fast.commands.progress import progress
-from lxmert_fast.compiled import compile_model
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
-from lxmert_fast.data.sharing import Runs
 from lxmert_fast.errors import Diverged, InputError
 
-from .checkpoints import publish_folder
-from .engine import LocalEngine
+from .checkpoints import CheckpointFolder, publish_folder
+from .guard import Guard
+from .launched import Launched, launch
 from .metrics import MetricsLog
-from .optim import make_optimizer, make_schedule
+from .optim import decay_from_first_epoch
+from .same import check_same, code_facts
 from .settings import OptimisationSettings, RunSettings
-
-
-class Task(ABC):
-    """What is trained: a model, its examples and how well it does."""
-
-    title: str
-    """Two words for the progress bar."""
-    model: PreTrainedModel
-    train: Any
-    """A map-style data set whose items are whole `Batch`es, see `lxmert_fast.data.batches`."""
-
-    @abstractmethod
-    def num_examples(self) -> int:
-        """Training examples in an epoch."""
-
-    def runs(self) -> Runs | None:
-        """Training examples that stand together in an epoch; None shuffles each on its own."""
-        return None
-
-    def forward_options(self, epoch: int) -> dict[str, Any]:
-        """Arguments of the model that depend on the epoch, such as loss weights."""
-        return {}
-
-    @abstractmethod
-    def losses(self, output: Any) -> dict[str, Tensor]:
-        """Detached losses of one batch by name, for the log."""
-
-    @abstractmethod
-    def validate(self, epoch: int) -> dict[str, Any]:
-        """Metrics on the validation examples, {} where there are none."""
-
-    @abstractmethod
-    def better(self, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
-        """Whether one validation beats another."""
-
-    @abstractmethod
-    def save_model(self, folder: Path) -> None:
-        """Write the model and whatever is needed to use it again."""
+from .shares import Counts, shares
+from .stop import StopRequest, leave_signals_to_the_trainer, signal_name, stop_on_signals
+from .task import Task
+from .trace import Trace
+from .watchdog import watch
+from .window import Window, memory_gib
 
 
 def say(line: str) -> None:
@@ -82,140 +48,340 @@ def fit(
 ) -> dict[str, Any]:
     """Train `task` to the end, from its newest checkpoint where the output folder holds one.
 
-    Writes under `run.output`: `checkpoints/` (resumable), `best` and `last` (models), `metrics.jsonl`,
-    `tensorboard/`. Every line of metrics is also given to `report`, in words.
+    Under a launcher all its processes call this together. Rank 0 writes under `run.output`: `checkpoints/`
+    (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `tensorboard/`. Every line of
+    metrics is also given to `report`, in words.
+
+    SIGTERM or SIGUSR1 end the run after the update at hand, with a checkpoint; the same call goes on.
 
     Returns:
         "updates", "seconds", "first_losses" and "last_losses" (means over a logging interval, by task),
-        "best" (metrics of the best validation, {} without one), "resumed_at".
+        "best" (metrics of the best validation, {} without one), "resumed_at", "skipped" and "rolled_back"
+        (updates the guard left out, returns to a checkpoint), "stopped" (the signal, or None).
 
     Raises:
-        InputError: fewer training examples than one update takes, or a checkpoint of another model.
-        Diverged: a loss or gradient that is not finite.
+        InputError: fewer training examples than one update takes, a checkpoint of another model, ranks that
+            differ, a disk that is full.
+        Diverged: a loss or gradient that is not finite, where the guard may not go on.
+        RanksLost: another rank is gone.
     """
-    output = run.output
-    per_epoch = task.num_examples() // optimisation.batch_size // optimisation.accumulation
-    per_epoch *= optimisation.accumulation
-    if per_epoch == 0:
-        raise InputError(
-            f"the training set has {task.num_examples()} examples, one update takes "
-            f"{optimisation.batch_size} x {optimisation.accumulation}: lower optimisation.batch_size"
+    launched = launch(task, optimisation, run)
+    with stop_on_signals() as request, watch(launched.ranks, run.heartbeat):
+        return _Run(task, optimisation, run, launched, request, report).go()
+
+
+class _Run:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        task: Task,
+        optimisation: OptimisationSettings,
+        run: RunSettings,
+        launched: Launched,
+        request: StopRequest,
+        report: Callable[[str], None],
+    ) -> None:
+        self.task, self.optimisation, self.settings = task, optimisation, run
+        self.engine, self.ranks = launched.engine, launched.ranks
+        self.request = request
+        self.report = report if self.ranks.first else lambda line: None
+        self.batches = EpochBatches(
+            task.num_examples(),
+            optimisation.batch_size,
+            seed=run.seed,
+            runs=task.runs(),
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.size,
+            accumulation=self.engine.accumulation,
         )
-    batches = EpochBatches(
-        task.num_examples(),
-        optimisation.batch_size * optimisation.accumulation,
-        seed=run.seed,
-        runs=task.runs(),
-        accumulation=optimisation.accumulation,
-    )
-    updates = per_epoch // optimisation.accumulation * optimisation.epochs
-    if optimisation.gradient_checkpointing:
-        task.model.gradient_checkpointing_enable()
-    if not optimisation.share_in_training:
-        task.model.base_model.share_in_training = False  # type: ignore[assignment]
-    if optimisation.compile:
-        compile_model(task.model)
-    optimizer = make_optimizer(
-        optimisation.optimizer, task.model.parameters(), optimisation.lr, optimisation.weight_decay
-    )
-    engine = LocalEngine(
-        task.model,
-        optimizer,
-        make_schedule(optimizer, updates, optimisation.warmup),
-        accumulation=optimisation.accumulation,
-        clip=optimisation.clip,
-        precision=optimisation.precision,
-        device=run.device,
-        keep=run.keep,
-    )
-    torch.manual_seed(run.seed)  # dropout follows from the seed, however the model came about
-    checkpoint, state = engine.load_checkpoint(output / "checkpoints")
-    start_epoch, start_step = state.get("epoch", 0), state.get("step", 0)
-    best: dict[str, Any] = state.get("best", {})
-    first_losses: dict[str, float] = state.get("first_losses", {})
-    last_losses: dict[str, float] = state.get("last_losses", {})
-    seconds: float = state.get("seconds", 0.0)
-    resumed_at = engine.global_steps
-    log = MetricsLog(output, resumed_at)
-    loader = make_loader(task.train, batches, num_workers=run.workers)
+        self.per_epoch = launched.updates_per_epoch
+        self.updates = self.per_epoch * optimisation.epochs
+        check_same(self.ranks, code_facts() | task.facts() | {"settings": launched.settings})
+        self.folder = CheckpointFolder(run.output / "checkpoints", self.ranks, keep=run.keep)
+        self.checkpoint: Path | None = None
+        self.stopped: str | None = None
+        self.description = task.description()
+        self.window = Window()
 
-    def save(epoch: int, step: int) -> Path:
-        client_state = {
-            "epoch": epoch,
-            "step": step,
-            "best": best,
-            "first_losses": first_losses,
-            "last_losses": last_losses,
-            "seconds": seconds + time.perf_counter() - began,
+    def go(self) -> dict[str, Any]:
+        self._resume()
+        self.began = time.perf_counter()
+        with ExitStack() as stack:
+            self.log = stack.enter_context(
+                MetricsLog(self.settings.output, self.resumed_at, write=self.ranks.first)
+            )
+            self.trace = (
+                Trace(self.settings.output, self.ranks, self.resumed_at) if self.settings.trace else None
+            )
+            if self.trace:
+                stack.callback(self.trace.close)
+            self.advance = stack.enter_context(
+                progress(
+                    self.task.title, self.updates, "updates", done=self.resumed_at, show=self.ranks.first
+                )
+            )
+            self.loader = make_loader(
+                self.task.train,
+                self.batches,
+                num_workers=self.settings.workers,
+                start_worker=leave_signals_to_the_trainer,
+            )
+            for epoch in range(self.epoch, self.optimisation.epochs):
+                self._train(epoch)
+                if self.stopped:
+                    break
+                self._end(epoch)
+                if self.stopped:
+                    break
+            self.folder.wait()
+            if not self.stopped:
+                self._publish("last")
+            self.ranks.barrier()
+        return self._summary()
+
+    def _resume(self) -> None:
+        # dropout follows from the seed, however the model came about; each rank has its own
+        torch.manual_seed(self.settings.seed + self.ranks.rank)
+        checkpoint, state = self.engine.load_checkpoint(self.folder)
+        if self.ranks.first:
+            self.folder.clear_partial()
+        if checkpoint is not None:
+            self.checkpoint = checkpoint.folder
+            self._check_plan(checkpoint.folder, state["plan"])
+        self.epoch, self.update = state.get("epoch", 0), state.get("update", 0)
+        self.best: dict[str, Any] = state.get("best", {})
+        self.first_losses: dict[str, float] = state.get("first_losses", {})
+        self.last_losses: dict[str, float] = state.get("last_losses", {})
+        self.seconds: float = state.get("seconds", 0.0)
+        self.skipped: int = state.get("skipped", 0)
+        self.guard = Guard(self.optimisation.guard, **state.get("guard", {}))
+        self.resumed_at = self.engine.global_steps
+        if checkpoint is not None and checkpoint.num_ranks != self.ranks.size:
+            self.report(
+                f"going on with {self.ranks.size} ranks after update {self.resumed_at}; the checkpoint is of "
+                f"{checkpoint.num_ranks}"
+            )
+        self.engine.reserve(self.folder)
+
+    def _plan(self) -> dict[str, Any]:
+        """What the position in the data depends on."""
+        return {
+            "optimisation.batch_size": self.optimisation.batch_size,
+            "run.seed": self.settings.seed,
+            "number of examples": self.task.num_examples(),
         }
-        return engine.save_checkpoint(output / "checkpoints", f"step_{engine.global_steps:08d}", client_state)
 
-    began = time.perf_counter()
-    with progress(task.title, updates, "updates", done=resumed_at) as advance:
-        for epoch in range(start_epoch, optimisation.epochs):
-            batches.set_position(epoch, start_step)
-            task.model.train()
-            window = _Window()
-            options = task.forward_options(epoch)
-            steps = islice(window.timed(loader), per_epoch - start_step)
-            for step, batch in enumerate(steps, start=start_step + 1):
-                result = engine(**batch.inputs, **options)
-                window.add(result.loss, task.losses(result), len(batch.example_ids))
-                if not math.isfinite(window.last_loss):
-                    raise _diverged(f"loss is {window.last_loss}", engine, batch, checkpoint)
-                engine.backward(result.loss)
-                updates_now = engine.is_gradient_accumulation_boundary()
-                try:
-                    engine.step()
-                except FloatingPointError as error:
-                    raise _diverged(str(error), engine, batch, checkpoint) from None
-                if not updates_now:
-                    continue
-                advance(1, f"epoch {epoch + 1}/{optimisation.epochs} loss {window.last_loss:.3f}")
-                due = engine.global_steps % run.checkpoint_every == 0 and step < per_epoch
-                # a line at every checkpoint too, so that a resumed run averages over the same updates
-                if engine.global_steps % run.log_every == 0 or step == per_epoch or due:
-                    last_losses = window.mean_losses()
-                    first_losses = first_losses or last_losses
-                    rates = window.rates()
-                    log.write(
-                        "train",
-                        engine.global_steps,
-                        {
-                            "epoch": epoch,
-                            "losses": last_losses,
-                            "lr": engine.get_lr()[0],
-                            "grad_norm": engine.get_global_grad_norm(),
-                            **rates,
-                        },
-                    )
-                    report(
-                        f"update {engine.global_steps:>5}/{updates}  {_in_words(last_losses)}  "
-                        f"{rates['pairs_per_second']:.0f} pairs/s"
-                    )
-                    window.reset()
-                if due:
-                    checkpoint = save(epoch, step)
-            start_step = 0
+    def _check_plan(self, folder: Path, found: dict[str, Any]) -> None:
+        for name, value in self._plan().items():
+            if found[name] != value:
+                raise InputError(
+                    f"{folder}: {name} was {found[name]} there and is {value} here; wanted the same, "
+                    "or another run.output for a new run"
+                )
 
-            metrics = task.validate(epoch)
-            if metrics:
-                log.write("valid", engine.global_steps, {"epoch": epoch, **metrics})
-                report(f"validation after epoch {epoch + 1}  {_in_words(metrics)}")
-            if not metrics or not best or task.better(metrics, best):
-                best = {"epoch": epoch, **metrics} if metrics else {}
-                publish_folder(output / "best", engine.global_steps, task.save_model)
-            checkpoint = save(epoch + 1, 0)
-    publish_folder(output / "last", engine.global_steps, task.save_model)
-    log.close()
-    return {
-        "updates": engine.global_steps,
-        "seconds": seconds + time.perf_counter() - began,
-        "first_losses": first_losses,
-        "last_losses": last_losses,
-        "best": best,
-        "resumed_at": resumed_at,
-    }
+    def _train(self, epoch: int) -> None:
+        """The rest of an epoch's updates."""
+        self.epoch = epoch
+        passes = self.engine.accumulation
+        self.batches.set_position(epoch, self.update * passes)
+        decay_from_first_epoch(self.engine.optimizer, epoch)
+        self.engine.module.train()
+        self.window.reset()
+        batches = islice(self.window.timed(self.loader), (self.per_epoch - self.update) * passes)
+        while self.update < self.per_epoch and not self.stopped:
+            self._one_update([next(batches) for _ in range(passes)])
+            self._after_update()
+
+    def _one_update(self, parts: list[Batch]) -> None:
+        """Forward and backward of this rank's passes; the step, unless the update would do harm."""
+        counts = [self.task.counts(batch) for batch in parts]
+        divisors = [self.task.divisors(batch, found) for batch, found in zip(parts, counts, strict=True)]
+        each, totals = shares(counts, divisors, self.ranks)
+        if self.optimisation.loss_mean == "pass":
+            each = [dict.fromkeys(found, 1.0) for found in each]
+        sums: Counts = {"total": 0.0}
+        problem = None
+        for batch, share in zip(parts, each, strict=True):
+            output = self.engine(**batch.inputs, **self.task.forward_options(self.epoch, share))
+            loss = self.task.weighed(output, share)
+            sums["total"] += float(loss.detach())
+            for name, value in self.task.losses(output).items():
+                weight = share.get(name, share.get("loss", 1.0))
+                sums[name] = sums.get(name, 0.0) + weight * float(value)
+            if batch is parts[-1]:
+                # before the last backward: here an update can still be made one that no engine applies
+                losses = self._exchange(sums, totals)
+                problem = self.guard.judge(losses["total"])
+                if problem:
+                    loss = loss * float("nan")
+            self.engine.backward(loss)
+            applied = self.engine.step()
+        self.update += 1
+        if self.trace:
+            ids = [name for batch in parts for name in batch.example_ids]
+            self.trace.write(self.engine.global_steps, self.epoch, ids)
+        if applied:
+            self.guard.good(losses["total"])
+        elif problem or self.optimisation.precision != "fp16":
+            # (in half precision a gradient that overflows is how the loss scale is found)
+            self._bad_update(problem or f"gradient norm is {self.engine.get_global_grad_norm()}", parts, sums)
+
+    def _exchange(self, sums: Counts, totals: Counts) -> Counts:
+        """The losses of the whole update; and whether some rank was asked to stop."""
+        names = sorted(sums)
+        passes = self.engine.accumulation * self.ranks.size
+        told = self.ranks.total(
+            [sums[name] / passes for name in names]
+            + [self.window.waited / self.ranks.size, self.request.number]
+            + [self.request.number > 0, self.folder.writer.failed]
+        )
+        *values, waited, signals, signalled, failed = told
+        self.window.waited = 0.0
+        losses = dict(zip(names, values, strict=True))
+        self.window.add(losses, totals.get("pairs", 0.0), totals.get("tokens", 0.0), waited)
+        if signalled:
+            self.stopped = signal_name(round(signals / signalled))
+        if failed:
+            self.folder.wait()  # raises what a rank could not write
+        return losses
+
+    def _after_update(self) -> None:
+        """Log and save where it is time to."""
+        done, run = self.engine.global_steps, self.settings
+        last = self.update == self.per_epoch
+        self.advance(1, f"epoch {self.epoch + 1}/{self.optimisation.epochs} loss {self.window.last_loss:.3f}")
+        due = (done % run.checkpoint_every == 0 and not last) or self.stopped is not None
+        # a line at every checkpoint too, so that a resumed run averages over the same updates
+        if done % run.log_every == 0 or last or due:
+            self._write_line()
+        if due:
+            self._save(self.epoch, self.update)
+
+    def _write_line(self) -> None:
+        losses = self.window.mean_losses()
+        if not losses:
+            return
+        self.last_losses = losses
+        self.first_losses = self.first_losses or losses
+        rates = self.window.rates()
+        values = {
+            "epoch": self.epoch,
+            "losses": losses,
+            "lr": self.engine.get_lr()[0],
+            "grad_norm": self.engine.get_global_grad_norm(),
+            "loss_scale": self.engine.loss_scale(),
+            "skipped": self.skipped,
+            **rates,
+            "memory_gib": memory_gib(self.ranks),
+        }
+        self.log.write("train", self.engine.global_steps, values)
+        self.report(
+            f"update {self.engine.global_steps:>5}/{self.updates}  {_in_words(losses)}  "
+            f"{rates['pairs_per_second']:.0f} pairs/s"
+        )
+        self.window.reset()
+
+    def _bad_update(self, problem: str, parts: list[Batch], sums: Counts) -> None:
+        """Leave it out, go back, or end."""
+        update = self.engine.global_steps
+        mine = None
+        if sums["total"] - sums["total"] != 0.0:
+            mine = [name for batch in parts for name in batch.example_ids]
+        told = self.ranks.gather(mine)
+        guilty = [(rank, ids) for rank, ids in enumerate(told) if ids]
+        rank, ids = guilty[0] if guilty else (0, [name for batch in parts for name in batch.example_ids])
+        where = f"rank {rank}, batch" if self.ranks.size > 1 else "batch"
+        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+        line = f"{problem} at update {update}; {where}: {', '.join(ids[:8])}{more}"
+        self.log.write("bad", update, {"epoch": self.epoch, "problem": line})
+        if self.guard.may_skip():
+            self.skipped += 1
+            self.report(f"left out: {line}")
+            return
+        if self.optimisation.guard.roll_backs and self.guard.may_roll_back():
+            self.folder.wait()
+            checkpoint, _ = self.engine.load_checkpoint(self.folder)
+            if checkpoint is not None:
+                self.report(f"rolled back to {checkpoint.folder.name}, going on behind the bad data: {line}")
+                return
+        back = (
+            f"last good checkpoint: {self.checkpoint}"
+            if self.checkpoint
+            else "no checkpoint had been written yet"
+        )
+        self._keep_last_checkpoint()
+        raise Diverged(f"{line}; {back}")
+
+    def _keep_last_checkpoint(self) -> None:
+        """Let the checkpoint that is being written be finished, whatever comes next."""
+        try:
+            self.folder.wait()
+        except InputError as error:
+            self.report(str(error))
+
+    def _end(self, epoch: int) -> None:
+        """Validation, the best model, and a checkpoint at the start of the next epoch."""
+        metrics = self.task.validate(epoch, self.engine)
+        if metrics:
+            self.log.write("valid", self.engine.global_steps, {"epoch": epoch, **metrics})
+            self.report(f"validation after epoch {epoch + 1}  {_in_words(metrics)}")
+        if not metrics or not self.best or self.task.better(metrics, self.best):
+            self.best = {"epoch": epoch, **metrics} if metrics else {}
+            self._publish("best")
+        self.update = 0
+        self._save(epoch + 1, 0)
+        signals, signalled = self.ranks.total([self.request.number, self.request.number > 0])
+        if signalled and epoch + 1 < self.optimisation.epochs:
+            self.stopped = signal_name(round(signals / signalled))
+
+    def _publish(self, name: str) -> None:
+        weights = self.engine.weights()
+        problem = None
+        if weights is not None:
+            try:
+                publish_folder(
+                    self.settings.output / name,
+                    self.engine.global_steps,
+                    lambda folder: self.task.save_model(folder, weights),
+                )
+            except OSError as error:
+                problem = f"{self.settings.output / name}: cannot be written ({error.strerror or error})"
+        self.ranks.all_or_none(problem)
+
+    def _save(self, epoch: int, update: int) -> None:
+        self.checkpoint = self.engine.save_checkpoint(
+            self.folder,
+            {
+                "plan": self._plan(),
+                "model": self.description,
+                "epoch": epoch,
+                "update": update,
+                "best": self.best,
+                "first_losses": self.first_losses,
+                "last_losses": self.last_losses,
+                "seconds": self.seconds + time.perf_counter() - self.began,
+                "skipped": self.skipped,
+                "guard": {
+                    "losses": list(self.guard.losses),
+                    "in_a_row": self.guard.in_a_row,
+                    "rolled_back": self.guard.rolled_back,
+                },
+            },
+        )
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "updates": self.engine.global_steps,
+            "seconds": self.seconds + time.perf_counter() - self.began,
+            "first_losses": self.first_losses,
+            "last_losses": self.last_losses,
+            "best": self.best,
+            "resumed_at": self.resumed_at,
+            "skipped": self.skipped,
+            "rolled_back": self.guard.rolled_back,
+            "stopped": self.stopped,
+        }
 
 
 def _in_words(values: dict[str, Any]) -> str:
@@ -224,50 +390,3 @@ def _in_words(values: dict[str, Any]) -> str:
         for name, value in values.items()
     ]
     return "  ".join(parts)
-
-
-class _Window:
-    """Sums over one logging interval."""
-
-    def __init__(self) -> None:
-        self.last_loss = math.nan
-        self.reset()
-
-    def reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._batches = self._pairs = 0
-        self._waited = 0.0
-        self._began = time.perf_counter()
-
-    def timed(self, loader: Any) -> Iterator[Batch]:
-        """The loader's batches; time spent waiting for them is counted."""
-        iterator = iter(loader)
-        while True:
-            asked = time.perf_counter()
-            batch = next(iterator, None)
-            self._waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
-
-    def add(self, loss: Tensor, losses: dict[str, Tensor], pairs: int) -> None:
-        self.last_loss = float(loss.detach())
-        values = {"total": self.last_loss} | {name: value.item() for name, value in losses.items()}
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._batches += 1
-        self._pairs += pairs
-
-    def mean_losses(self) -> dict[str, float]:
-        return {name: value / self._batches for name, value in self._sums.items()}
-
-    def rates(self) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._began
-        return {"pairs_per_second": self._pairs / elapsed, "data_wait_share": self._waited / elapsed}
-
-
-def _diverged(reason: str, engine: LocalEngine, batch: Batch, checkpoint: Path | None) -> Diverged:
-    ids = ", ".join(batch.example_ids[:8])
-    more = f" and {len(batch.example_ids) - 8} more" if len(batch.example_ids) > 8 else ""
-    back = f"last good checkpoint: {checkpoint}" if checkpoint else "no checkpoint had been written yet"
-    return Diverged(f"{reason} at update {engine.global_steps + 1}; batch: {ids}{more}; {back}")

@@ -18,11 +18,15 @@ class MetricsLog:
         folder: of the run.
         resumed_at: the update a resumed run goes on from; later lines, written by a run that was killed
             before its next checkpoint, are dropped because they will be written again.
+        write: False on all ranks but one: then nothing is opened and `write` does nothing.
     """
 
-    def __init__(self, folder: Path, resumed_at: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, resumed_at: int = 0, *, write: bool = True) -> None:
         self.path = folder / METRICS_FILE
+        self._file, self._board = None, None
+        if not write:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         kept = (
             [entry for entry in read_metrics(self.path) if entry["step"] <= resumed_at] if resumed_at else []
         )
@@ -33,15 +37,24 @@ class MetricsLog:
 
     def write(self, split: str, step: int, values: dict[str, Any]) -> None:
         """Add one line; `values` holds numbers, or dicts of numbers such as the losses by task."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in _flatten(values):
                 self._board.add_scalar(f"{split}/{name}", value, step)
 
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

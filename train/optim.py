@@ -1,17 +1,21 @@
 """Optimisers and the learning-rate schedule.
 
 BertAdam is written here because the numbers depend on it: no bias correction, eps outside the root,
-decay on every parameter, scaled by the scheduled rate. LAMB and AdamW come from libraries.
+decay on every parameter, scaled by the scheduled rate. LAMB (`lamb.py`) is, because no library's is exact on
+ZeRO's partitions. AdamW comes from PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from .lamb import Lamb
 
 
 class BertAdam(Optimizer):
@@ -93,12 +97,35 @@ def make_schedule(optimizer: Optimizer, total: int, warmup: float) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: warmup_linear(step, total, warmup))
 
 
+def parameter_groups(model: nn.Module, late: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The trained parameters, those that get their first gradient in a later epoch in groups of their own.
+
+    Args:
+        late: prefix of names to that epoch; the group has it as "first_epoch".
+    """
+    groups: dict[int, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            epoch = max((first for prefix, first in late.items() if name.startswith(prefix)), default=0)
+            groups.setdefault(epoch, {"params": [], "first_epoch": epoch})["params"].append(parameter)
+    return [groups[epoch] for epoch in sorted(groups)]
+
+
+def decay_from_first_epoch(optimizer: Optimizer, epoch: int) -> None:
+    """Keep parameters from decaying in epochs in which they have no gradient.
+
+    BertAdam leaves a parameter without gradient alone. In ZeRO's flat partitions such a parameter has a
+    gradient of zeros and would decay; without decay, zeros move nothing.
+    """
+    for group in optimizer.param_groups:
+        decay = group.setdefault("own_decay", group["weight_decay"])
+        group["weight_decay"] = decay if epoch >= group.get("first_epoch", 0) else 0.0
+
+
 def make_optimizer(name: str, params: Iterable, lr: float, weight_decay: float) -> Optimizer:
     """Build an optimiser by its name in a configuration file: "bertadam", "lamb" or "adamw"."""
     if name == "bertadam":
         return BertAdam(params, lr=lr, weight_decay=weight_decay)
     if name == "lamb":
-        from pytorch_optimizer import Lamb
-
-        return Lamb(params, lr=lr, weight_decay=weight_decay, eps=1e-6)
+        return Lamb(params, lr=lr, weight_decay=weight_decay)
     return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)

@@ -46,6 +46,40 @@ class ModelSettings(Section):
     """Row 0 of the embedding tables starts as noise (the original) or as zeros (Hugging Face)."""
 
 
+class GuardSettings(Section):
+    """What happens to an update whose loss or gradient is not finite, or far above the others.
+
+    By default the run stops at the first that is not finite, with its last checkpoint intact.
+    """
+
+    spike: Annotated[float, Field(gt=1.0)] | None = None
+    """A loss of more than this many times the median of the last 100 updates is bad too; None: never."""
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Bad updates in a row that are left out: weights and optimizer stay as they were."""
+    roll_backs: Annotated[int, Field(ge=0)] = 0
+    """How often, after that, the run returns to its last checkpoint and goes on behind the bad data."""
+
+
+class ZeroSettings(Section):
+    """How the launcher's ranks share what training holds (Rajbhandari et al. 2020)."""
+
+    stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """0: every rank holds everything. 1: the optimizer's state is cut over the ranks, 2: gradients too,
+    3: parameters too."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in the host's memory, and update there."""
+    offload_parameters: bool = False
+    """Keep the parameters' partitions in the host's memory; stage 3."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> ZeroSettings:
+        if self.offload_parameters and self.stage < 3:
+            raise ValueError(f"offload_parameters wants stage 3, found {self.stage}")
+        if self.offload_optimizer and self.stage < 1:
+            raise ValueError("offload_optimizer wants a stage from 1 on, found 0")
+        return self
+
+
 class OptimisationSettings(Section):
     """Optimiser, schedule and batch. The recipe of a task stands in its configuration file."""
 
@@ -58,15 +92,28 @@ class OptimisationSettings(Section):
     """Largest global L2 norm of the gradients."""
     epochs: Count = 20
     batch_size: Count = 256
-    """Pairs in one forward pass; an update sees `batch_size * accumulation`."""
-    accumulation: Count = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """"bf16" runs the products under autocast; weights, statistics and losses stay fp32."""
+    """Pairs of one update, over all ranks: the run is the same whatever they are cut into."""
+    micro_batch_size: Count | None = None
+    """Pairs in one forward pass on one rank, at most; an update has as many passes as that takes. None: one
+    pass."""
+    loss_mean: Literal["global", "pass"] = "global"
+    """"global": each loss is a mean over all that the update's pairs hold (all masked words, all answers).
+    "pass": a mean of every forward pass's mean, as the original's `DataParallel` has it, where a masked word
+    of a pass with few of them weighs more."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """In one process and at stage 0, "bf16" runs the products under autocast, weights stay fp32. At stages 1
+    to 3 weights and gradients are bf16 or fp16, with fp32 masters in the optimizer; with fp16 the loss is
+    scaled."""
+    zero: ZeroSettings = ZeroSettings()
+    """Used where a launcher has started the run."""
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed's own options, put on top of what follows from these settings."""
     gradient_checkpointing: bool = False
     compile: bool = False
     """Run the encoders through `torch.compile`; the first updates take minutes."""
     share_in_training: bool = True
     """Texts and images that several pairs share draw their dropout once; False draws it for every pair."""
+    guard: GuardSettings = GuardSettings()
 
 
 class RunSettings(Section):
@@ -83,6 +130,16 @@ class RunSettings(Section):
     """Updates between two resumable checkpoints; one more is written at the end of every epoch."""
     keep: Count = 2
     """Resumable checkpoints kept."""
+    heartbeat: Annotated[float, Field(gt=0.0)] = 45.0
+    """Seconds after which a rank that has not been heard of ends the run, on all ranks."""
+    timeout: Annotated[float, Field(gt=0.0)] = 1800.0
+    """Seconds after which a rank that lives, but does not take part, ends the run."""
+    start_timeout: Annotated[float, Field(gt=0.0)] = 300.0
+    """Seconds in which all ranks must have come."""
+    node_local: Path | None = None
+    """Copy the region stores to this folder of every host first, and read them there."""
+    trace: bool = False
+    """Write down which examples each update saw, in `trace/`."""
 
 
 class PretrainingData(Section):

@@ -58,6 +58,31 @@ def convert(
 
 
 @app.command()
+def weights(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run (its newest checkpoint), or one of its checkpoints."),
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="NAME.pth for an original file; anything else is a folder.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Take the model out of a training checkpoint, whatever ranks and ZeRO stage wrote it."""
+    from lxmert_fast.errors import InputError
+    from lxmert_fast.train.export import export
+
+    if target.exists() and not force:
+        raise InputError(f"{target}: exists already; --force replaces it")
+    checkpoint = export(source, target)
+    typer.echo(
+        f"{checkpoint.folder}: update {checkpoint.manifest['update']}, {checkpoint.layout}, "
+        f"{checkpoint.num_ranks} ranks"
+    )
+    typer.echo(f"{target}: written")
+
+
+@app.command()
 def info(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="A Hugging Face model folder or an original .pth file.")

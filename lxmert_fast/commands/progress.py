@@ -42,7 +42,12 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(
-    description: str, total: float | None = None, unit: str = "images", done: int = 0
+    description: str,
+    total: float | None = None,
+    unit: str = "images",
+    done: int = 0,
+    *,
+    show: bool = True,
 ) -> Iterator[Advance]:
     """Shows a bar with count, rate, time passed and time left; yields `advance(n)`, told of work done.
 
@@ -50,6 +55,7 @@ def progress(
         description: what is going on, one or two words. total: the whole work, None if unknown.
         unit: plural name of what is counted; "bytes" are shown in kB, MB and GB.
         done: work that an earlier run has done already.
+        show: False counts in silence, as all processes but one should.
     """
     in_bytes = unit == "bytes"
     columns = (
@@ -61,7 +67,7 @@ def progress(
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task(description, total=total, completed=done, note="")
 
         def advance(amount: int, note: str | None = None) -> None:

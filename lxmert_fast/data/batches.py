@@ -166,7 +166,13 @@ class EpochBatches(Sampler[BatchKey]):
         return start
 
 
-def make_loader(dataset: Dataset, batches: EpochBatches, *, num_workers: int = 0) -> DataLoader:
+def make_loader(
+    dataset: Dataset,
+    batches: EpochBatches,
+    *,
+    num_workers: int = 0,
+    start_worker: Callable[[int], None] | None = None,
+) -> DataLoader:
     """A loader whose items are the `Batch`es that `dataset[key]` builds, in order.
 
     Workers inherit the data set's arrays, stay for all epochs and send tensors through shared memory.
@@ -175,6 +181,7 @@ def make_loader(dataset: Dataset, batches: EpochBatches, *, num_workers: int = 0
         dataset: `dataset[BatchKey]` is a `Batch`.
         batches: the keys; `set_position` before each epoch.
         num_workers: processes that build batches ahead; 0 builds them when asked.
+        start_worker: called with its number in each of them at its start.
 
     Raises, while it is read:
         InputError: what `dataset[key]` raises, in its own words whichever process met it.
@@ -187,6 +194,7 @@ def make_loader(dataset: Dataset, batches: EpochBatches, *, num_workers: int = 0
         sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        worker_init_fn=start_worker if num_workers else None,
         pin_memory=torch.cuda.is_available(),
         # BatchKey and Batch hold numpy arrays and strings that must arrive as they are
         collate_fn=_as_it_is,

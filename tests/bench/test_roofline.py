@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from lxmert_fast.bench.counts import count
 from lxmert_fast.bench.cuda_dropout import CudaDropout
 from lxmert_fast.bench.eager_costs import Cost
-from lxmert_fast.bench.roofline import GPUS, Row, main, parts, put, rows_of, tables
+from lxmert_fast.bench.roofline import GPUS, Row, main, rows_of, tables
 from lxmert_fast.bench.workloads import config_for, workload
+from lxmert_fast.pages import parts, put
 
 PAGE = Path(__file__).resolve().parents[2] / "kernels" / "README.md"
 A100, H100 = GPUS

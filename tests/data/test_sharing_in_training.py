@@ -14,9 +14,9 @@ from lxmert_fast.data.batches import Batch, BatchKey, EpochBatches
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.train import loop
-from lxmert_fast.train.finetune import AnswerTask
+from lxmert_fast.train.finetuning import AnswerTask
 from lxmert_fast.train.loop import fit
-from lxmert_fast.train.pretrain import PretrainTask
+from lxmert_fast.train.pretraining import PretrainTask
 from lxmert_fast.train.settings import FinetuneSettings, PretrainSettings, check_settings
 
 IMAGES, SENTENCES = 12, 5

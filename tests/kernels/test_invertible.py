@@ -86,3 +86,16 @@ def test_inference_tensors_have_no_version():
     with torch.inference_mode():
         weight, shift = parameters()
     assert invertible(weight, shift, torch.float32)
+
+
+def test_steps_of_an_optimizer_count_where_versions_stand_still():
+    """As under ZeRO 1 and 2: the new numbers come through `.data`."""
+    weight, shift = parameters()
+    assert invertible(weight, shift, torch.float32)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    weight.data.fill_(0.01)
+    for _ in range(STEPS - 1):
+        optimizer.step()
+        assert invertible(weight, shift, torch.float32)
+    optimizer.step()
+    assert not invertible(weight, shift, torch.float32)

@@ -10,7 +10,9 @@ import torch
 from tolerance import FP64, assert_close
 from torch import Tensor, nn
 
-from lxmert_fast.dense import dense, dense_gelu, gelu_dense
+from lxmert_fast.both_streams import joined_products
+from lxmert_fast.dense import dense, dense_gelu, gelu_dense, kept_weights
+from lxmert_fast.kernels.dispatch import implementation
 
 F = nn.functional
 
@@ -117,3 +119,56 @@ def test_layers_with_and_without_bias_are_not_joined_past_it():
     x = torch.randn(5, 16)
     for order in (some, some[::-1]):
         assert_close(dense(x, *order), separately(x, order))
+
+
+class WritesData(torch.optim.Optimizer):
+    """One that no version counter shows, and that moves a single weight: a sample would miss it."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.parameters(), {})
+
+    def step(self) -> None:  # type: ignore[override]
+        self.param_groups[0]["params"][0].data[1, 1] += 1.0
+
+
+@pytest.mark.parametrize("by", ["operator", "reference"])
+@torch.no_grad()
+def test_an_optimizer_that_writes_data_is_seen(by: str):
+    some = layers()
+    x = torch.randn(5, 16)
+    with implementation(by):
+        before = dense(x, *some)
+        assert kept_weights(some[0])
+        WritesData(some[1]).step()
+        assert not torch.equal(dense(x, *some), before)
+        assert_close(dense(x, *some), separately(x, some))
+
+
+@pytest.mark.parametrize("by", ["operator", "reference"])
+def test_a_call_with_gradients_forgets_also_under_autocast(by: str):
+    some = layers()
+    x = torch.randn(5, 16)
+    with implementation(by):
+        with torch.no_grad():
+            dense(x, *some)
+        assert kept_weights(some[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            dense(x, *some)
+        assert not kept_weights(some[0])
+
+
+@pytest.mark.parametrize("by", ["operator", "reference"])
+@torch.no_grad()
+def test_nothing_is_kept_of_partitioned_weights(by: str):
+    """ZeRO-3 marks its parameters with `ds_id`, and frees their memory after the call."""
+    some = layers(3)
+    for layer in some:
+        layer.weight.ds_id = 0  # type: ignore[assignment]
+    x = torch.randn(5, 16)
+    with implementation(by):
+        assert_close(dense(x, *some), separately(x, some))
+        assert_close(dense_gelu(x, some[0]), F.gelu(some[0](x)))
+        if by == "operator":
+            found = joined_products(x, 2, [(some[0],), (some[1],)])
+            assert_close(found, torch.cat([some[0](x[:2]), some[1](x[2:])]))
+    assert not kept_weights(nn.ModuleList(some))

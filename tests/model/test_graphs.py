@@ -152,6 +152,23 @@ def test_weights_that_changed_are_joined_anew():
     assert runner.report["captured"] == 2
 
 
+def test_weights_written_after_a_training_step_are_joined_anew():
+    """Through `.data`, as DeepSpeed's optimizers write them: no version counter moves."""
+    model, runner, batch = setting("vqa")
+    asked = {key: value for key, value in batch(0).items() if key != "labels"}
+    model.eval()
+    runner.infer(**asked)
+    model.train()
+    runner.step(**batch(0))
+    for p in model.parameters():
+        p.data.mul_(1.1)
+    model.eval()
+    found = runner.infer(**asked)
+    assert runner.report["captured"] == 3
+    with torch.no_grad():
+        assert_close(found, model(**asked).question_answering_score)
+
+
 def test_what_no_graph_serves_runs_without_one_and_says_so():
     model, _, batch = setting("vqa")
     wanted = model(**batch(0)).loss

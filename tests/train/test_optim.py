@@ -55,6 +55,24 @@ def test_bertadam_restores_from_its_state_dict():
     assert torch.equal(whole, halves)
 
 
+def test_bertadam_on_a_flat_partition_goes_element_by_element():
+    """As ZeRO hands parameters over, whatever stretch of them; no gradient there means zeros."""
+    torch.manual_seed(2)
+    whole = [torch.nn.Parameter(torch.randn(shape)) for shape in ((4, 3), (5,))]
+    flat = torch.nn.Parameter(torch.cat([p.detach().flatten() for p in whole])[2:15].clone())
+    optimizers = BertAdam(whole, lr=0.1), BertAdam([flat], lr=0.1)
+    for _ in range(3):
+        for p in whole:
+            p.grad = torch.randn(p.shape)
+        flat.grad = torch.cat([p.grad.flatten() for p in whole])[2:15].clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        # through a checkpoint, in which a state is known by the place of its parameter
+        optimizers[1].load_state_dict(optimizers[1].state_dict())
+    wanted = torch.cat([p.detach().flatten() for p in whole])[2:15]
+    torch.testing.assert_close(flat.detach(), wanted, rtol=1e-6, atol=0)
+
+
 def test_schedule_rises_from_zero_and_falls_to_zero():
     assert warmup_linear(0, 100, 0.1) == 0.0
     assert warmup_linear(5, 100, 0.1) == pytest.approx(0.5)

@@ -14,9 +14,9 @@ from lxmert_fast.data.region_format import ImageRegions
 from lxmert_fast.data.regions import RegionWriter
 from lxmert_fast.data.vqa import read_questions
 from lxmert_fast.train.evaluate import evaluate_files
-from lxmert_fast.train.finetune import finetune
+from lxmert_fast.train.finetuning import finetune
 from lxmert_fast.train.metrics import read_metrics
-from lxmert_fast.train.pretrain import pretrain
+from lxmert_fast.train.pretraining import pretrain
 from lxmert_fast.train.settings import FinetuneSettings, PretrainSettings, check_settings
 
 IMAGES = 30

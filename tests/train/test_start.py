@@ -17,8 +17,8 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.models import LxmertForPreTraining
-from lxmert_fast.train.finetune import AnswerTask
-from lxmert_fast.train.pretrain import pretrain
+from lxmert_fast.train.finetuning import AnswerTask
+from lxmert_fast.train.pretraining import pretrain
 from lxmert_fast.train.settings import FinetuneSettings, PretrainSettings, check_settings
 
 # what `known_store` and `small_encoder` hold

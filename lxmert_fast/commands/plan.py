@@ -1,0 +1,202 @@
+"""`lxmert-fast plan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lxmert_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import LxmertConfig
+
+    from lxmert_fast.train.plan import Assumptions, Cluster, Run
+
+
+def plan(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A pre-training YAML, for sizes, batch, epochs, optimizer; the paper's if absent."
+        ),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1)] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="In a node.")] = 8,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pairs of an update, over all ranks.")] = None,
+    gpu: Annotated[str, typer.Option(help="H100, H200, B200, A100-80, A100-40, V100-32, ...")] = "H100",
+    gpu_memory: Annotated[float | None, typer.Option(help="GB, in place of the named GPU's.")] = None,
+    gpu_tflops: Annotated[float | None, typer.Option(help="Dense peak, in place of the named GPU's.")] = None,
+    network: Annotated[float, typer.Option(min=0.001, help="Gbit/s of a node.")] = 100.0,
+    zero: Annotated[int | None, typer.Option(help="Stage 0 to 3; the fastest that fits if absent.")] = None,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Optimizer (and at stage 3 weights) in the host's memory.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "bf16",
+    optimizer: Annotated[str | None, typer.Option(help="bertadam, adamw or lamb.")] = None,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Compute layers twice.")] = False,
+    micro: Annotated[int | None, typer.Option(min=1, help="Pairs of a forward pass on a rank.")] = None,
+    bucket: Annotated[int, typer.Option(min=1, help="DeepSpeed's bucket, elements.")] = 500_000_000,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Of an epoch; the paper's if absent.")] = None,
+    tokens: Annotated[float | None, typer.Option(min=2, help="Mean of a text.")] = None,
+    sentences_per_image: Annotated[float, typer.Option(min=1, help="That share an image in a batch.")] = 1.0,
+    hidden_size: Annotated[int | None, typer.Option(min=1)] = None,
+    intermediate_size: Annotated[int | None, typer.Option(min=1)] = None,
+    layers: Annotated[str | None, typer.Option(help="Language, relation, cross: 9,5,5.")] = None,
+    utilisation: Annotated[float | None, typer.Option(help="ASSUMED share of peak; 0.33.")] = None,
+    overhead_ms: Annotated[float | None, typer.Option(help="ASSUMED of launches, a pass; 5.")] = None,
+    network_share: Annotated[float | None, typer.Option(help="ASSUMED share of line rate; 0.8.")] = None,
+    intra: Annotated[float | None, typer.Option(help="ASSUMED GB/s to the next GPU in a node; 100.")] = None,
+    reserve: Annotated[float | None, typer.Option(help="ASSUMED share of memory kept free; 0.1.")] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="Plot efficiency up to 1,024 GPUs here, a table beside it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON in place of tables.")] = False,
+) -> None:
+    """Estimate what pre-training needs on a cluster: memory, network, data rate, days. Measures nothing.
+
+    Recommends a ZeRO stage and a micro batch. Bytes and FLOPs follow from formulas (train/memory.py, wire.py,
+    activations.py); seconds from those and from what is assumed, which every table repeats.
+    """
+    from lxmert_fast.train.plan import Assumptions
+
+    run, cluster = _run(config), _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, network)
+    sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size} | _layers(layers)
+    pair = run.pair._replace(sentences_per_image=sentences_per_image)
+    run = _with(
+        replace(
+            run,
+            config=_resized(run.config, sizes),
+            precision=precision,
+            stage=zero,
+            micro=micro,
+            bucket=bucket,
+            checkpointing=checkpointing or run.checkpointing,
+            offload_optimizer=offload,
+            offload_parameters=offload and zero == 3,
+            pair=pair if tokens is None else pair._replace(tokens=tokens),
+        ),
+        {"batch": batch, "optimizer": optimizer, "epochs": epochs, "pairs": pairs},
+    )
+    assumed = Assumptions()
+    given = {
+        "utilisation": utilisation,
+        "overhead": None if overhead_ms is None else overhead_ms * 1e-3,
+        "network_share": network_share,
+        "intra": None if intra is None else intra * 1e9,
+        "reserve": reserve,
+    }
+    assumed = replace(assumed, **{name: value for name, value in given.items() if value is not None})
+    _show(run, cluster, assumed, as_json)
+    if curves is not None:
+        _draw(run, cluster, assumed, curves)
+
+
+def _run(config: Path | None) -> Run:
+    from transformers import LxmertConfig
+
+    from lxmert_fast.train.plan import Run
+    from lxmert_fast.train.settings import PretrainSettings, load_settings
+
+    if config is None:
+        return Run(LxmertConfig())
+    settings = load_settings(PretrainSettings, config)
+    sizes = settings.model.model_dump(exclude={"start_from", "start_answers"})
+    how = settings.optimisation
+    return Run(
+        LxmertConfig(**sizes),
+        batch=how.batch_size,
+        optimizer=how.optimizer,
+        checkpointing=how.gradient_checkpointing,
+        epochs=how.epochs,
+    )
+
+
+def _cluster(
+    nodes: int, gpus: int, gpu: str, memory: float | None, tflops: float | None, network: float
+) -> Cluster:
+    from lxmert_fast.flops import device_peak
+    from lxmert_fast.train.plan import GPU_MEMORY, Cluster
+
+    peak = device_peak(gpu) if tflops is None else tflops * 1e12
+    room = GPU_MEMORY.get(gpu.upper()) if memory is None else memory * 1e9
+    if peak is None:
+        raise InputError(f"--gpu {gpu}: unknown, wanted one of {', '.join(GPU_MEMORY)}, or --gpu-tflops")
+    if room is None:
+        raise InputError(
+            f"--gpu {gpu}: unknown memory, wanted one of {', '.join(GPU_MEMORY)}, or --gpu-memory"
+        )
+    return Cluster(nodes, gpus, room, peak, network)
+
+
+def _layers(text: str | None) -> dict[str, int | None]:
+    if text is None:
+        return {}
+    names = "l_layers", "r_layers", "x_layers"
+    numbers = text.split(",")
+    if len(numbers) != len(names) or not all(number.strip().isdigit() for number in numbers):
+        raise InputError(f"--layers {text}: wanted three numbers such as 9,5,5")
+    return dict(zip(names, map(int, numbers), strict=True))
+
+
+def _resized(config: LxmertConfig, sizes: dict[str, int | None]) -> LxmertConfig:
+    from transformers import LxmertConfig
+
+    return LxmertConfig(**(config.to_diff_dict() | {k: v for k, v in sizes.items() if v is not None}))
+
+
+def _with(run: Run, given: dict[str, Any]) -> Run:
+    return replace(run, **{name: value for name, value in given.items() if value is not None})
+
+
+def _show(run: Run, cluster: Cluster, assumed: Assumptions, as_json: bool) -> None:
+    from lxmert_fast.train.plan import estimate, model_size
+    from lxmert_fast.train.plan_tables import memory_lines, stage_lines, time_lines, to_json
+
+    size = model_size(run.config)
+    found = estimate(run, cluster, assumed, size)
+    stages = [found]
+    if run.stage is None and not run.offload_optimizer:
+        stages = [estimate(replace(run, stage=stage), cluster, assumed, size) for stage in range(4)]
+    if as_json:
+        answer = to_json(found, assumed) | {"parameters": size.parameters}
+        typer.echo(json.dumps(answer | {"stages": [to_json(one, assumed) for one in stages]}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else 160
+    console.print(
+        f"ESTIMATE, not a measurement: {size.parameters:,} parameters in {run.precision}, {cluster.nodes} x "
+        f"{cluster.gpus} GPUs of {cluster.memory / 1e9:g} GB and {cluster.peak / 1e12:g} TFLOP/s, "
+        f"{cluster.network:g} Gbit/s a node"
+    )
+    for titles, lines in (memory_lines(found), time_lines(found), stage_lines(stages)):
+        table = Table(*titles)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+    if found.fits:
+        chosen = f"optimisation.zero.stage={found.stage} optimisation.micro_batch_size={found.micro}"
+        console.print(f"Recommended: {chosen} (accumulation {found.accumulation})")
+    else:
+        console.print("Does not fit: try --checkpointing, a smaller --micro, more nodes, or --offload")
+    assumptions = ", ".join(f"{one.name} {getattr(assumed, one.name):g}" for one in fields(assumed))
+    console.print(f"Assumed, not measured: {assumptions}")
+
+
+def _draw(run: Run, cluster: Cluster, assumed: Assumptions, path: Path) -> None:
+    from lxmert_fast.files import replace_file
+    from lxmert_fast.train.curves import draw, points, points_table
+
+    found = points(run, cluster, assumed)
+    title = f"{run.batch:,} pairs on {cluster.ranks:,} GPUs as the start, {run.precision}"
+    draw(found, path, title)
+    beside = path.with_suffix(".md")
+    replace_file(beside, lambda temporary: temporary.write_text(points_table(found) + "\n", encoding="utf-8"))
+    typer.echo(f"{path} and {beside}: model, not measured", err=True)

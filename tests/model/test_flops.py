@@ -1,0 +1,100 @@
+"""FLOPs by sizes against PyTorch's counter on the model itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lxmert_fast.bench.flops import flop_counter
+from lxmert_fast.bench.workloads import batches, workload
+from lxmert_fast.flops import BatchSizes, device_peak, forward_flops
+from lxmert_fast.models import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
+
+#: Attention over texts of unequal lengths, and over the padding that PyTorch's counter sees on a CPU.
+TOLERANCE = 0.01
+
+
+def config_of(**changes: int) -> LxmertConfig:
+    """Wide for its attention, as the paper's is, so that what is counted is mostly products."""
+    sizes = {
+        "vocab_size": 500,
+        "hidden_size": 192,
+        "num_attention_heads": 2,
+        "intermediate_size": 768,
+        "l_layers": 2,
+        "r_layers": 1,
+        "x_layers": 3,
+        "visual_feat_dim": 64,
+        "num_object_labels": 40,
+        "num_attr_labels": 30,
+        "num_qa_labels": 29,
+    }
+    return LxmertConfig(**(sizes | changes))
+
+
+def counted(model: torch.nn.Module, batch: dict) -> int:
+    counter = flop_counter()
+    with counter, torch.no_grad():
+        model(**batch)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("per_image", [1, 4])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_pretraining(per_image: int, layers: int) -> None:
+    config = config_of(x_layers=layers)
+    batch = batches(workload("captions").sized(16, per_image), config, labels=True).ours
+    model = LxmertForPreTraining(config)
+    model.loss_only = True
+    scored = {head: int((weight != 0).sum()) for head, (_, weight) in batch["obj_labels"].items()}
+    images, objects = batch["visual_feats"].shape[:2]
+    sizes = BatchSizes(
+        16,
+        int(batch["attention_mask"].sum()),
+        images,
+        objects,
+        words=int((batch["labels"] != -100).sum()),
+        regions=scored,
+        answered=int((batch["ans"] != -100).sum()),
+    )
+    assert forward_flops(config, *sizes) == pytest.approx(counted(model, batch), rel=TOLERANCE)
+
+
+def test_questions_with_shared_texts_and_images() -> None:
+    config = config_of()
+    batch = batches(workload("vqa").sized(16, 4), config, labels=True).ours
+    batch["text_index"] = torch.arange(16) % 8
+    for name in ("input_ids", "attention_mask"):
+        batch[name] = batch[name][:8]
+    batch["attention_mask"][:] = 1
+    lengths = batch["attention_mask"].sum(1)
+    images, objects = batch["visual_feats"].shape[:2]
+    found = forward_flops(
+        config,
+        16,
+        int(lengths.sum()),
+        images,
+        objects,
+        pair_tokens=int(lengths[batch["text_index"]].sum()),
+        answered=16,
+    )
+    # nothing is padded and all are equally long, so the count is exact
+    assert found == counted(LxmertForQuestionAnswering(config), batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("A100-80", 312e12),
+        ("NVIDIA A10", 125e12),
+        ("Tesla V100-SXM2-32GB", 125e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Quadro K620", None),
+    ],
+)
+def test_a_device_by_the_name_that_its_driver_gives(name: str, peak: float | None) -> None:
+    assert device_peak(name) == peak

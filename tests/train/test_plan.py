@@ -1,0 +1,207 @@
+"""The plan's arithmetic by hand, its choices, its command and its page."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lxmert_fast.cli import app
+from lxmert_fast.errors import InputError
+from lxmert_fast.flops import forward_flops
+from lxmert_fast.models import LxmertConfig, LxmertForPreTraining
+from lxmert_fast.pages import parts
+from lxmert_fast.train.curves import points
+from lxmert_fast.train.memory import ModelSize, Partition
+from lxmert_fast.train.plan import Assumptions, Cluster, Estimate, Run, estimate, model_size, most_pairs
+from lxmert_fast.train.plan_page import main, tables
+from lxmert_fast.train.wire import bytes_sent
+
+PAGE = Path(__file__).resolve().parents[2] / "train" / "README.md"
+CONFIG = PAGE.with_name("configs") / "pretrain.yaml"
+#: `shared/reference.md`, section 1.1.
+PAPER = 228_051_752
+ASSUMED = Assumptions()
+
+
+@functools.cache
+def paper() -> ModelSize:
+    return model_size(LxmertConfig())
+
+
+def planned(cluster: Cluster | None = None, **changes: object) -> Estimate:
+    run = replace(Run(LxmertConfig()), **changes)  # type: ignore[arg-type]
+    return estimate(run, cluster or Cluster(), ASSUMED, paper())
+
+
+def test_parameters_are_the_model_s() -> None:
+    assert paper().parameters == PAPER
+    config = LxmertConfig(hidden_size=24, num_attention_heads=2, vocab_size=90, l_layers=1, x_layers=2)
+    model = LxmertForPreTraining(config)
+    assert model_size(config).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("stage", "sent"), [(0, 2.0), (1, 3.0), (2, 5.0), (3, 4.0)])
+def test_nccl_over_four_ranks_and_two_passes(stage: int, sent: float) -> None:
+    """In units of what one ring sends of all weights: two all-reduces are four of them."""
+    found = bytes_sent(1000, Partition(stage, 4, 2), accumulation=2)
+    assert found.sent == pytest.approx(sent * 2 * 1000 * 3 / 4)
+
+
+def test_one_rank_sends_nothing() -> None:
+    assert bytes_sent(1000, Partition(2, 1, 2)) == (0, 0, 0)
+
+
+def test_seconds_by_hand() -> None:
+    """Two nodes of 4 GPUs, 256 pairs: 32 a rank in two passes of 16, all-reduced once."""
+    cluster = Cluster(nodes=2, gpus=4, peak=300e12, network=100)
+    found = planned(cluster, stage=0, micro=16)
+    assert (found.stage, found.micro, found.accumulation) == (0, 16, 2)
+    forward = forward_flops(LxmertConfig(), *found.run.pair.batch(32))
+    assert found.flops == 3 * forward
+    assert found.compute == pytest.approx(3 * forward / (0.33 * 300e12) + 2 * 5e-3)
+    sent = 2 * 2 * PAPER * 7 / 8
+    assert found.communication == pytest.approx(sent / (100e9 / 8 * 0.8) + 2 * 3 * 10e-6)
+    best, worst = found.seconds
+    assert (best, worst) == (found.communication, found.compute + found.communication)
+    updates = 20 * (9_180_000 // 256)
+    assert found.days == pytest.approx((updates * best / 86400, updates * worst / 86400))
+    # 36 regions of 2,048 halves, four fp32 corners, two labels and two confidences
+    assert found.bytes_per_second == pytest.approx(256 / best * 36 * (4096 + 16 + 16))
+
+
+def test_within_a_node_only_its_own_links_count() -> None:
+    found = planned(Cluster(nodes=1, gpus=8, network=0.001), stage=0)
+    assert found.communication == pytest.approx(2 * 2 * PAPER * 7 / 8 / 100e9 + 2 * 3 * 10e-6)
+
+
+def test_checkpointing_computes_forward_again_and_keeps_less() -> None:
+    plain, twice = planned(stage=0), planned(stage=0, checkpointing=True)
+    assert twice.compute - ASSUMED.overhead == pytest.approx(4 / 3 * (plain.compute - ASSUMED.overhead))
+    assert twice.activations.kept < plain.activations.kept / 3
+    assert twice.flops == plain.flops
+
+
+def test_the_fastest_that_fits() -> None:
+    """Stage 0 sends least; a GPU that cannot hold its states takes what spreads them."""
+    assert planned().stage == 0
+    small = Cluster(nodes=1, gpus=8, memory=5e9)
+    found = planned(small)
+    assert found.fits
+    assert found.stage > 0
+    assert not planned(small, stage=0).fits
+    assert not planned(Cluster(memory=1e9)).fits
+
+
+def test_most_pairs_fit_and_twice_as_many_do_not() -> None:
+    run, cluster = Run(LxmertConfig(), stage=0), Cluster(memory=24e9)
+    most = most_pairs(run, cluster, ASSUMED, paper())
+    for micro, fits in ((most, True), (2 * most, False)):
+        tried = replace(run, batch=8 * micro, micro=micro)
+        assert estimate(tried, cluster, ASSUMED, paper()).fits is fits
+    assert most_pairs(run, Cluster(memory=1e9), ASSUMED, paper()) == 0
+
+
+def test_offload_moves_the_states_to_the_host() -> None:
+    plain, moved = planned(stage=2), planned(stage=2, offload_optimizer=True)
+    assert (moved.memory.masters, moved.memory.states) == (0, 0)
+    assert moved.memory.host > plain.memory.masters + plain.memory.states
+    assert moved.communication > plain.communication
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"batch": 100}, "batch 100, wanted a multiple of the 8 ranks"),
+        ({"precision": "fp8"}, "precision 'fp8', wanted one of fp32, bf16, fp16"),
+        ({"optimizer": "sgd"}, "optimizer 'sgd', wanted one of"),
+        ({"stage": 4}, "ZeRO stage 4, wanted 0, 1, 2 or 3"),
+        ({"stage": 0, "offload_optimizer": True}, "wanted stage 1, 2 or 3"),
+        ({"stage": 2, "offload_parameters": True}, "wanted together with ZeRO stage 3"),
+    ],
+)
+def test_what_cannot_be(changes: dict[str, object], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        planned(**changes)
+
+
+def test_curves_end_where_a_gpu_has_no_pair_and_fall_with_the_network() -> None:
+    found = points(Run(LxmertConfig(), batch=64), Cluster(nodes=8, gpus=8), ASSUMED, networks=(25, 400))
+    strong = [point.gpus for point in found if (point.kind, point.network) == ("strong", 25)]
+    assert strong == [1, 2, 4, 8, 16, 32, 64]
+    weak = {point.network: point for point in found if (point.kind, point.gpus) == ("weak", 1024)}
+    assert weak[25].batch == 1024
+    assert weak[25].efficiency < weak[400].efficiency
+    for point in found:
+        assert point.efficiency[1] <= 1 + 1e-9
+        if point.gpus == 1:
+            assert point.efficiency == (1, 1)
+
+
+def test_the_command_says_what_it_assumes(tmp_path: Path) -> None:
+    plot = tmp_path / "curves.png"
+    done = CliRunner().invoke(app, ["plan", str(CONFIG), "--nodes", "2", "--curves", str(plot)])
+    assert done.exit_code == 0, done.output
+    assert "ESTIMATE, not a measurement: 228,051,752 parameters" in done.output
+    assert "Assumed, not measured: utilisation 0.33" in done.output
+    assert "optimisation.zero.stage=0 optimisation.micro_batch_size=16" in done.output
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "model, not measured" in plot.with_suffix(".md").read_text()
+
+
+def test_the_command_in_json() -> None:
+    arguments = [
+        "--nodes",
+        "4",
+        "--zero",
+        "1",
+        "--layers",
+        "2,1,1",
+        "--hidden-size",
+        "384",
+        "--gpu",
+        "v100-16",
+    ]
+    done = CliRunner().invoke(app, ["plan", *arguments, "--utilisation", "0.5", "--json"])
+    found = json.loads(done.stdout)
+    assert found["estimate"] is True
+    assert (found["stage"], found["cluster"]["memory"], found["cluster"]["peak"]) == (1, 16e9, 125e12)
+    assert found["assumptions"]["utilisation"] == 0.5
+    config = LxmertConfig(hidden_size=384, l_layers=2, r_layers=1, x_layers=1)
+    assert found["parameters"] == model_size(config).parameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--gpu", "K80"], "--gpu K80: unknown, wanted one of B200"),
+        (["--layers", "9,5"], "--layers 9,5: wanted three numbers"),
+    ],
+)
+def test_the_command_refuses(arguments: list[str], line: str) -> None:
+    done = CliRunner().invoke(app, ["plan", *arguments])
+    assert isinstance(done.exception, InputError)
+    assert line in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["memory", "micro", "efficiency"])
+def test_the_page_has_the_tables(name: str) -> None:
+    hint = "run python -m lxmert_fast.train.plan_page train/README.md"
+    assert parts(PAGE.read_text(encoding="utf-8"), name)[1] == page_tables()[name], hint
+
+
+@functools.cache
+def page_tables() -> dict[str, str]:
+    return tables()
+
+
+def test_tables_are_put_between_their_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lxmert_fast.train.plan_page.tables", lambda: {"memory": "new"})
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- memory -->\nold\n<!-- memory -->\nb\n")
+    main([str(page)])
+    assert page.read_text() == "a\n<!-- memory -->\nnew\n<!-- memory -->\nb\n"

@@ -1,0 +1,124 @@
+"""From settings to an engine: one process by itself, or one of those that a launcher has started."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from lxmert_fast.compiled import compile_model
+from lxmert_fast.errors import InputError
+from lxmert_fast.modeling import LxmertPreTrainedModel
+from lxmert_fast.unused import unused_parameters
+
+from .engine import Engine, LocalEngine, pick_device
+from .optim import make_optimizer, make_schedule, parameter_groups
+from .ranks import Ranks, join_ranks, read_environment
+from .settings import OptimisationSettings, RunSettings
+from .task import Task
+
+
+class Launched(NamedTuple):
+    """What `fit` starts with."""
+
+    engine: Engine
+    ranks: Ranks
+    updates_per_epoch: int
+    settings: str
+    """A digest of the settings, to compare ranks by."""
+
+
+def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> Launched:
+    """Meet the other ranks and put the model into an engine.
+
+    Raises:
+        InputError: settings that do not go together, too few examples, ranks that do not come.
+    """
+    environment = read_environment()
+    device = pick_device(run.device, environment[2] if environment else None)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    per_epoch = task.num_examples() // optimisation.batch_size
+    if per_epoch == 0:
+        raise InputError(
+            f"the training set has {task.num_examples()} examples, one update takes "
+            f"{optimisation.batch_size}: lower optimisation.batch_size"
+        )
+    size = environment[1] if environment else 1
+    accumulation, micro_batch = cut(optimisation, size)
+    _check_together(optimisation, launched=environment is not None)
+    _prepare(task.model, optimisation)
+    ranks = join_ranks(device, run.timeout, run.start_timeout)
+    groups = parameter_groups(task.model, task.late_parameters())
+    optimizer = make_optimizer(optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay)
+    schedule = make_schedule(optimizer, per_epoch * optimisation.epochs, optimisation.warmup)
+    engine: Engine
+    if environment is None:
+        engine = LocalEngine(
+            task.model,
+            optimizer,
+            schedule,
+            accumulation=accumulation,
+            clip=optimisation.clip,
+            precision=optimisation.precision,
+            device=device,
+        )
+    else:
+        from .deepspeed_engine import DeepSpeedEngine
+
+        engine = DeepSpeedEngine(
+            task.model,
+            optimizer,
+            schedule,
+            optimisation,
+            ranks,
+            accumulation=accumulation,
+            micro_batch=micro_batch,
+            device=device,
+        )
+    said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
+    return Launched(engine, ranks, per_epoch, hashlib.sha256(said.encode()).hexdigest()[:16])
+
+
+def cut(optimisation: OptimisationSettings, num_ranks: int) -> tuple[int, int]:
+    """How an update is cut: forward passes on each rank, and the most pairs in one of them.
+
+    Raises:
+        InputError: more ranks than pairs.
+    """
+    pairs = optimisation.batch_size
+    if num_ranks > pairs:
+        raise InputError(
+            f"optimisation.batch_size is {pairs}, fewer than the {num_ranks} ranks: wanted a pair for each"
+        )
+    most = optimisation.micro_batch_size or pairs
+    passes = max(1, -(-pairs // (num_ranks * most)))
+    return passes, -(-pairs // (num_ranks * passes))
+
+
+def _check_together(optimisation: OptimisationSettings, *, launched: bool) -> None:
+    if optimisation.precision == "fp16" and (not launched or optimisation.zero.stage == 0):
+        raise InputError(
+            "optimisation.precision: fp16 wants the deepspeed launcher and optimisation.zero.stage from 1 "
+            "on; bf16 works everywhere"
+        )
+    if optimisation.compile and launched and optimisation.zero.stage == 3:
+        raise InputError(
+            "optimisation.compile: not with zero.stage 3, whose weights come and go as layers run"
+        )
+
+
+def _prepare(model: PreTrainedModel, optimisation: OptimisationSettings) -> None:
+    if isinstance(model, LxmertPreTrainedModel):
+        unused = set(unused_parameters(model))
+        for name, parameter in model.named_parameters():
+            if name in unused:
+                parameter.requires_grad_(False)
+    if optimisation.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if not optimisation.share_in_training:
+        model.base_model.share_in_training = False  # type: ignore[assignment]
+    if optimisation.compile:
+        compile_model(model)

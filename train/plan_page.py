@@ -1,0 +1,92 @@
+"""The tables of train/README.md: memory by ZeRO stage, micro batches by GPU memory, efficiency by network.
+
+    python -m lxmert_fast.train.plan_page [train/README.md]    prints them, or puts them between their marks
+
+All of it is the model of `plan.py` for the paper's sizes. Nothing is run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import LxmertConfig
+
+from lxmert_fast.flops import device_peak
+from lxmert_fast.pages import put, table
+
+from .curves import points, points_table
+from .memory import ELEMENT_BYTES, Partition, rank_memory
+from .plan import Assumptions, Cluster, Run, model_size, most_pairs
+
+RANKS = 8
+GPU_GIGABYTES = 16, 24, 40, 80
+#: Where the LAMB paper's largest batch ends up at the right end of the curves.
+LARGEST = 32_768
+
+
+def memory_table() -> str:
+    """GB of one of 8 ranks before its first activation, and how much of it goes while it rests."""
+    size = model_size(LxmertConfig())
+    lines = []
+    for precision in ("fp32", "bf16"):
+        for stage in range(4):
+            one = rank_memory(size, Partition(stage, RANKS, ELEMENT_BYTES[precision]))
+            parts = one.weights, one.masters, one.states, one.gradients, one.buckets, one.gathered, one.update
+            cells = [f"{part / 1e9:.2f}" for part in (*parts, one.peak(0))]
+            lines.append([precision, str(stage), *cells])
+    titles = "weights", "masters", "states", "gradients", "buckets", "gathered", "update", "at most"
+    return table(["precision", "ZeRO", *titles], lines)
+
+
+def micro_table() -> str:
+    """Pairs in a forward pass."""
+    config = LxmertConfig()
+    size, assumed = model_size(config), Assumptions()
+    kinds = [
+        ("fp32", 0, False),
+        ("fp32", 2, False),
+        ("bf16", 0, False),
+        ("bf16", 2, False),
+        ("bf16", 2, True),
+    ]
+    lines = []
+    for gigabytes in GPU_GIGABYTES:
+        cluster = Cluster(gpus=RANKS, memory=gigabytes * 1e9)
+        runs = [Run(config, precision=p, stage=stage, checkpointing=twice) for p, stage, twice in kinds]
+        found = [most_pairs(run, cluster, assumed, size) for run in runs]
+        lines.append([f"{gigabytes} GB", *(f"{pairs:,}" if pairs else "none" for pairs in found)])
+    titles = [f"{p}, ZeRO {stage}{', checkpointing' * twice}" for p, stage, twice in kinds]
+    return table(["GPU", *titles], lines)
+
+
+def efficiency_table() -> str:
+    """From 8 GPUs on, H100 by name."""
+    peak = device_peak("H100")
+    assert peak is not None
+    cluster = Cluster(nodes=128, peak=peak)
+    found = points(Run(LxmertConfig(), batch=LARGEST), cluster, Assumptions())
+    return points_table([point for point in found if point.gpus in (8, 16, 32, 128, 1024)])
+
+
+def tables() -> dict[str, str]:
+    """Every table of the page by its mark."""
+    return {"memory": memory_table(), "micro": micro_table(), "efficiency": efficiency_table()}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the tables, or put them into the page."""
+    found = tables()
+    if not arguments:
+        print("\n\n".join(found.values()))
+        return
+    path = Path(arguments[0])
+    page = path.read_text(encoding="utf-8")
+    for name, text in found.items():
+        page = put(page, name, text)
+    path.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,55 @@
+"""SIGTERM and SIGUSR1: finish the update, save, leave.
+
+SLURM sends SIGTERM before it takes the machines away (or what `--signal` asks for), the launcher passes
+SIGTERM on to its ranks. Only a flag is set here; the ranks agree on it at the next update.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Which signal has come, if any."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within, the signals set the yielded flag; afterwards they do what they did before.
+
+    Outside of the main thread, where Python takes no signals, the flag stays 0.
+    """
+    request = StopRequest()
+    before = {}
+    try:
+        for number in SIGNALS:
+            before[number] = signal.signal(number, request)
+    except ValueError:
+        pass
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def signal_name(number: int) -> str:
+    """SIGTERM for 15."""
+    return signal.Signals(number).name
+
+
+def leave_signals_to_the_trainer(worker: int = 0) -> None:
+    """In a loader's worker: the launcher signals whole process trees, and batches are still wanted."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

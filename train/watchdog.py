@@ -1,0 +1,112 @@
+"""A rank that dies takes the others with it, instead of leaving them in a collective for half an hour.
+
+A launcher sees only the processes of its own host, and a pulled plug sends no message. So every rank counts
+up a number in a store on rank 0's host, and rank 0 watches the numbers. Nobody's clock is compared with
+another's: rank 0 measures, by its own, how long a number has stood still.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from torch.distributed import TCPStore
+
+from .ranks import Ranks
+
+EXIT_CODE = 3
+BEATS = 6
+"""Signs of life in the time after which a rank counts as lost."""
+
+
+@contextmanager
+def watch(ranks: Ranks, patience: float) -> Iterator[None]:
+    """Within, a rank that gives no sign of life for `patience` seconds ends this process with exit code 3."""
+    if ranks.size == 1:
+        yield
+        return
+    watchdog = Watchdog(ranks, patience)
+    try:
+        yield
+    finally:
+        watchdog.stop()
+
+
+class Watchdog:
+    """One thread a rank: beats, and looks at the others' beats (rank 0) or at rank 0's verdict (the others).
+
+    Args:
+        ranks: all of them make one, at the same time.
+        patience: seconds without a beat.
+        give_up: called with a line about who is lost; ends the process.
+    """
+
+    def __init__(self, ranks: Ranks, patience: float, give_up: Callable[[str], None] | None = None) -> None:
+        self.ranks = ranks
+        self.patience = patience
+        self.give_up = give_up or _leave
+        address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+        wait = timedelta(seconds=patience)
+        port = None
+        if ranks.first:
+            self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=wait)
+            port = self._store.port
+        port = ranks.from_first(port)
+        if not ranks.first:
+            self._store = TCPStore(address, port, is_master=False, timeout=wait)
+        self._names = ranks.gather(socket.gethostname())
+        self._count = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say goodbye, so that nobody misses this rank."""
+        self._stopping.set()
+        self._thread.join(self.patience)
+
+    def _run(self) -> None:
+        every = self.patience / BEATS
+        beats = dict.fromkeys(range(1, self.ranks.size), ("", time.monotonic()))
+        try:
+            while not self._stopping.wait(every):
+                self._beat()
+                if self.ranks.first:
+                    self._look(beats)
+                elif self._store.check(["verdict"]):
+                    self.give_up(self._store.get("verdict").decode())
+            self._store.set(f"beat/{self.ranks.rank}", "gone")
+        except RuntimeError:
+            if not self._stopping.is_set():
+                self.give_up(f"rank 0 ({self._names[0]}) is gone: its store does not answer")
+
+    def _beat(self) -> None:
+        self._count += 1
+        self._store.set(f"beat/{self.ranks.rank}", str(self._count))
+
+    def _look(self, beats: dict[int, tuple[str, float]]) -> None:
+        now = time.monotonic()
+        for rank, (last, since) in list(beats.items()):
+            key = f"beat/{rank}"
+            beat = self._store.get(key).decode() if self._store.check([key]) else ""
+            if beat != last:
+                beats[rank] = beat, now
+            elif beat == "gone":
+                del beats[rank]
+            elif now - since > self.patience:
+                verdict = f"rank {rank} ({self._names[rank]}) has not been heard of for {now - since:.0f} s"
+                self._store.set("verdict", verdict)
+                time.sleep(2 * self.patience / BEATS)  # the others read it before the store goes
+                self.give_up(verdict)
+
+
+def _leave(line: str) -> None:
+    print(f"lxmert-fast: {line}; leaving, the last checkpoint is intact", file=sys.stderr, flush=True)
+    # no clean-up: the thread that trains may be in a collective that never ends
+    os._exit(EXIT_CODE)
