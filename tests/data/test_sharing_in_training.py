@@ -13,7 +13,7 @@ from small_data import aggregated, known_store, small_encoder, write_json
 from lxmert_fast.data.batches import Batch, BatchKey, EpochBatches
 from lxmert_fast.data.pretraining import PretrainingDataset
 from lxmert_fast.data.sharing import Runs
-from lxmert_fast.train import loop
+from lxmert_fast.train import launched
 from lxmert_fast.train.finetuning import AnswerTask
 from lxmert_fast.train.loop import fit
 from lxmert_fast.train.pretraining import PretrainTask
@@ -126,17 +126,17 @@ def test_a_killed_run_goes_on_bit_for_bit(
     class Killed(BaseException):
         pass
 
-    step, updates = loop.LocalEngine.step, 0
+    step, updates = launched.LocalEngine.step, 0
 
-    def dying_step(self: Any) -> None:
+    def dying_step(self: Any) -> bool:
         nonlocal updates
         if updates == killed_at:
             raise Killed
         updates += 1
-        step(self)
+        return step(self)
 
     whole = run("whole")
-    monkeypatch.setattr(loop.LocalEngine, "step", dying_step)
+    monkeypatch.setattr(launched.LocalEngine, "step", dying_step)
     with pytest.raises(Killed):
         run("broken")
     monkeypatch.undo()
