@@ -272,6 +272,9 @@ def import_deepspeed() -> Any:
         raise InputError(
             f"several ranks want DeepSpeed, which can't be imported ({error}); install lxmert-fast[deepspeed]"
         ) from None
+    # an all-reduce for CPUs that DeepSpeed compiles when it starts, for 45 s and with a compiler that may be
+    # missing; gloo's is there
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # of the names by which DeepSpeed calls torch's collectives
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")

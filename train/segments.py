@@ -6,7 +6,6 @@ needs a number of a whole parameter, such as its norm, sums over its stretches o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lxmert_fast.errors import InputError
-
 from .lamb import Lamb
+from .shards import Piece, holders, sharded_pieces
 
 
 @dataclass(frozen=True)
@@ -67,78 +65,22 @@ def share_norms(optimizer: Optimizer, engine: Any) -> None:
     Raises:
         InputError: DeepSpeed wraps the optimizer in a way that is not known here.
     """
-    if isinstance(optimizer, Lamb) and engine.optimizer is not optimizer:
-        optimizer.segments = dict(_partitions(engine.optimizer, torch.device(engine.device)))
+    zero = engine.optimizer
+    if not isinstance(optimizer, Lamb) or zero is optimizer:
+        return
+    if type(zero).__name__ == "FP16_UnfusedOptimizer":  # which keeps whole parameters
+        return
+    ranks = zero.dp_process_group
+    numbers = {name: number for number, (name, _) in enumerate(engine.module.named_parameters())}
+    pieces = sharded_pieces(engine.module, zero, dist.get_rank(ranks))
+    device = torch.device(engine.device)
+    optimizer.segments = {
+        holder: _segments([p for p in pieces if p.holder is holder], numbers, ranks, device)
+        for holder in holders(zero)
+    }
 
 
-def _partitions(wrapper: Any, device: torch.device) -> Iterator[tuple[Tensor, Segments]]:
-    """Each flat tensor that the optimizer steps, and what is in it.
-
-    The names are DeepSpeed 0.19's own. `_hp_mapping` would do for stages 1 and 2, but is in another order
-    than the buffer with `round_robin_gradients`.
-    """
-    kind = type(wrapper).__name__
-    if kind == "DeepSpeedZeroOptimizer":
-        for flat, params, starts, ranks in zip(
-            wrapper.single_partition_of_fp32_groups,
-            wrapper.round_robin_bit16_groups,
-            wrapper.round_robin_bit16_offsets,
-            wrapper.real_dp_process_group,
-            strict=True,
-        ):
-            sizes = [p.numel() for p in params]
-            yield flat, _share_of_buffer(flat, list(zip(starts, sizes, strict=True)), ranks, device)
-    elif kind == "BF16_Optimizer":
-        for flat, params, ranks in zip(
-            wrapper.fp32_groups_flat_partition,
-            wrapper.bf16_groups,
-            wrapper.real_dp_process_group,
-            strict=True,
-        ):
-            sizes = [p.numel() for p in params]
-            starts = [sum(sizes[:i]) for i in range(len(sizes))]
-            yield flat, _share_of_buffer(flat, list(zip(starts, sizes, strict=True)), ranks, device)
-    elif kind == "DeepSpeedZeroOptimizer_Stage3":
-        for flat, params, ranks in zip(
-            wrapper.fp32_partitioned_groups_flat,
-            wrapper.fp16_groups,
-            wrapper.sub_group_process_groups,
-            strict=True,
-        ):
-            shares = [(p.partition_numel(), p.ds_numel) for p in params]
-            yield flat, _shares_side_by_side(shares, ranks, device)
-    elif kind != "FP16_UnfusedOptimizer":  # which keeps whole parameters
-        raise InputError(
-            f"LAMB under DeepSpeed's {kind}: wanted a ZeRO optimizer of stage 0 to 3 of deepspeed 0.19"
-        )
-
-
-def _share_of_buffer(
-    flat: Tensor, parameters: list[tuple[int, int]], ranks: Any, device: torch.device
-) -> Segments:
-    """Stages 1 and 2: all parameters (start, size) in one buffer, cut into equal shares."""
-    low = dist.get_rank(ranks) * flat.numel()
-    high = low + flat.numel()
-    found = [
-        (owner, max(start, low) - low, min(start + size, high) - max(start, low))
-        for owner, (start, size) in enumerate(parameters)
-    ]
-    return _segments(found, len(parameters), ranks, device)
-
-
-def _shares_side_by_side(shares: list[tuple[int, int]], ranks: Any, device: torch.device) -> Segments:
-    """Stage 3: each parameter (share, size) cut into equal shares, this rank's one after the other."""
-    rank, start, found = dist.get_rank(ranks), 0, []
-    for owner, (share, size) in enumerate(shares):
-        found.append((owner, start, min(share, size - rank * share)))
-        start += share
-    return _segments(found, len(shares), ranks, device)
-
-
-def _segments(
-    found: list[tuple[int, int, int]], parameters: int, ranks: Any, device: torch.device
-) -> Segments:
-    """Of (owner, start, length), those that have any length."""
-    there = [(owner, (start, length)) for owner, start, length in found if length > 0]
-    owners = torch.tensor([owner for owner, _ in there], dtype=torch.int64)
-    return Segments(tuple(span for _, span in there), owners.to(device), parameters, ranks, device)
+def _segments(pieces: list[Piece], numbers: dict[str, int], ranks: Any, device: torch.device) -> Segments:
+    owners = torch.tensor([numbers[piece.name] for piece in pieces], dtype=torch.int64)
+    spans = tuple((piece.offset, piece.size) for piece in pieces)
+    return Segments(spans, owners.to(device), len(numbers), ranks, device)

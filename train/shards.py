@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lxmert_fast.errors import InputError
+
 WEIGHT = "weight"
 """The key of the fp32 parameter itself; the others are the optimizer's, such as "exp_avg"."""
 
@@ -54,38 +56,74 @@ def whole_pieces(model: nn.Module) -> list[Piece]:
 def sharded_pieces(model: nn.Module, optimizer: Any, rank: int) -> list[Piece]:
     """What this rank holds under DeepSpeed's ZeRO, in the order in which its optimizer holds it.
 
+    The names of the attributes are those of DeepSpeed 0.19. `_hp_mapping` would do for stages 1 and 2, but is
+    in another order than the buffer with `round_robin_gradients`.
+
     Args:
         model: the engine's module.
         optimizer: the engine's ZeRO optimizer.
         rank: among the ranks that share the parameters.
+
+    Raises:
+        InputError: DeepSpeed's optimizer is none of those that are known here.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
-    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+    kind = type(optimizer).__name__
+    if kind == "DeepSpeedZeroOptimizer_Stage3":
         return list(_of_stage_3(names, optimizer, rank))
-    return list(_of_stages_1_and_2(names, optimizer))
+    if kind == "DeepSpeedZeroOptimizer":
+        groups = optimizer.round_robin_bit16_groups
+        return list(_of_buffers(names, holders(optimizer), groups, optimizer.round_robin_bit16_offsets, rank))
+    if kind == "BF16_Optimizer":
+        groups = optimizer.bf16_groups
+        sizes = [[parameter.numel() for parameter in group] for group in groups]
+        offsets = [[sum(found[:i]) for i in range(len(found))] for found in sizes]
+        return list(_of_buffers(names, holders(optimizer), groups, offsets, rank))
+    raise InputError(f"DeepSpeed's {kind}: wanted a ZeRO optimizer of stage 1 to 3 of deepspeed 0.19")
+
+
+def holders(optimizer: Any) -> list[Tensor]:
+    """The flat fp32 partitions of this rank that DeepSpeed's base optimizer updates, padding included."""
+    for name in (
+        "fp32_partitioned_groups_flat",
+        "single_partition_of_fp32_groups",
+        "fp32_groups_flat_partition",
+    ):
+        if hasattr(optimizer, name):
+            return list(getattr(optimizer, name))
+    raise InputError(
+        f"DeepSpeed's {type(optimizer).__name__}: wanted a ZeRO optimizer of stage 1 to 3 of deepspeed 0.19"
+    )
 
 
 def _of_stage_3(names: dict[nn.Parameter, str], optimizer: Any, rank: int) -> Iterator[Piece]:
-    for holder, group in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
+    """Each parameter cut into equal shares, the last padded; a rank's shares side by side."""
+    for holder, group in zip(holders(optimizer), optimizer.fp16_groups, strict=True):
         offset = 0
         for parameter in group:
             share = parameter.partition_numel()
             start = min(rank * share, parameter.ds_numel)
-            size = min(share, parameter.ds_numel - start)  # the last share is padded
+            size = min(share, parameter.ds_numel - start)
             if size:
                 yield Piece(names[parameter], start, holder, offset, size)
             offset += share
 
 
-def _of_stages_1_and_2(names: dict[nn.Parameter, str], optimizer: Any) -> Iterator[Piece]:
-    for holder, group in zip(
-        optimizer.single_partition_of_fp32_groups, optimizer.round_robin_bit16_groups, strict=True
-    ):
-        for parameter in group:
-            mapping = parameter._hp_mapping
-            if mapping is not None:
-                of_parameter, of_holder = mapping.lp_fragment_address, mapping.hp_fragment_address
-                yield Piece(names[parameter], of_parameter.start, holder, of_holder.start, of_parameter.numel)
+def _of_buffers(
+    names: dict[nn.Parameter, str],
+    partitions: list[Tensor],
+    groups: list[list[nn.Parameter]],
+    offsets: list[list[int]],
+    rank: int,
+) -> Iterator[Piece]:
+    """Stages 1 and 2: the parameters of a group in one buffer, which is cut into equal partitions."""
+    for holder, group, starts in zip(partitions, groups, offsets, strict=True):
+        low = rank * holder.numel()
+        high = low + holder.numel()
+        for parameter, at in zip(group, starts, strict=True):
+            first, last = max(at, low), min(at + parameter.numel(), high)
+            if first < last:
+                yield Piece(names[parameter], first - at, holder, first - low, last - first)
 
 
 def collect(pieces: list[Piece], optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
