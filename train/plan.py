@@ -2,7 +2,7 @@
 
 Bytes and FLOPs follow from formulas that tests compare with real runs (`memory.py`, `activations.py`,
 `wire.py`, `lxmert_fast/flops.py`). Seconds follow from them and from `Assumptions`, of which none was
-measured by this project: no machine of it has a GPU.
+measured on a GPU: no machine of this project has one.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ class Assumptions:
     overhead: float = 5e-3
     """Seconds of a forward and backward pass that do not shrink with the batch: launches. About a thousand of
     them are counted (`lxmert-fast bench counts --gpu`), at 5 us each; CUDA graphs would save most."""
+    hooks: float = 0.1
+    """Seconds more of a forward and backward pass at stage 3, whose hooks visit each of the 520 modules. On a
+    core of this project 0.11 to 0.14 s, with the paper's layers 32 wide on one rank; other hosts differ."""
+    update_bytes: float = 120.0
+    """Bytes of device memory that an update reads and writes a parameter: the 15 operations of BertAdam on
+    lists of tensors come to 96, gradients to fp32, norm, clipping and weights from masters to 24. A fused
+    optimizer needs about 40."""
     network_share: float = 0.8
     """Share of a node's line rate that collectives reach."""
     intra: float = 100e9
@@ -70,6 +77,8 @@ class Cluster:
     """Bytes of a GPU."""
     peak: float = 989e12
     """FLOP a second of a GPU, dense."""
+    bandwidth: float = 3.35e12
+    """Bytes a second between a GPU and its memory."""
     network: float = 100.0
     """Gbit/s of a node."""
 
@@ -113,19 +122,20 @@ class Pair(NamedTuple):
         return self.objects * region / self.sentences_per_image
 
 
-#: Bytes of a GPU's memory by the names of `--gpu`; its peak is `lxmert_fast.flops.device_peak`'s.
-GPU_MEMORY = {
-    "B200": 180e9,
-    "H200": 141e9,
-    "H100": 80e9,
-    "A100-80": 80e9,
-    "A100-40": 40e9,
-    "L40S": 48e9,
-    "A10": 24e9,
-    "L4": 24e9,
-    "V100-32": 32e9,
-    "V100-16": 16e9,
-    "T4": 16e9,
+#: Bytes of a GPU's memory, and a second to it, by the names of `--gpu`; from NVIDIA's data sheets. Peaks are
+#: `lxmert_fast.flops.device_peak`'s.
+GPUS = {
+    "B200": (180e9, 8e12),
+    "H200": (141e9, 4.8e12),
+    "H100": (80e9, 3.35e12),
+    "A100-80": (80e9, 2.0e12),
+    "A100-40": (40e9, 1.555e12),
+    "L40S": (48e9, 0.864e12),
+    "A10": (24e9, 0.6e12),
+    "L4": (24e9, 0.3e12),
+    "V100-32": (32e9, 0.9e12),
+    "V100-16": (16e9, 0.9e12),
+    "T4": (16e9, 0.32e12),
 }
 
 
@@ -162,8 +172,7 @@ class Estimate:
         peak, room: bytes that a rank needs at most, and that it has.
         flops: of an update on a rank, model FLOPs.
         wire: of an update on a rank.
-        compute, communication: seconds an update.
-        data: pairs a second over all ranks, where nothing overlaps; bytes a second of it.
+        compute, update, communication: seconds of an update: passes, the optimizer, the network.
     """
 
     run: Run
@@ -178,6 +187,7 @@ class Estimate:
     flops: float
     wire: Wire
     compute: float
+    update: float
     communication: float
 
     @property
@@ -188,7 +198,8 @@ class Estimate:
     @property
     def seconds(self) -> tuple[float, float]:
         """Of an update: communication wholly behind computing, and wholly after it."""
-        return max(self.compute, self.communication), self.compute + self.communication
+        best, worst = max(self.compute, self.communication), self.compute + self.communication
+        return best + self.update, worst + self.update
 
     @property
     def days(self) -> tuple[float, float]:
@@ -304,6 +315,7 @@ def _at(
     )
     forward = forward_flops(run.config, *run.pair.batch(share))
     passes = TRAINING + (1 if run.checkpointing else 0)
+    overhead = assumed.overhead + (assumed.hooks if stage == 3 else 0.0)
     wire = bytes_sent(size.parameters, how, accumulation=accumulation, layers=_layers(run.config))
     return Estimate(
         run,
@@ -317,7 +329,8 @@ def _at(
         cluster.memory * (1 - assumed.reserve),
         TRAINING * forward,
         wire,
-        passes * forward / (cluster.peak * assumed.utilisation) + accumulation * assumed.overhead,
+        passes * forward / (cluster.peak * assumed.utilisation) + accumulation * overhead,
+        assumed.update_bytes * size.parameters / how.shared / cluster.bandwidth,
         _communication(wire, cluster, assumed) + _offload(size, how, assumed),
     )
 

@@ -30,12 +30,15 @@ def plan(
     gpu: Annotated[str, typer.Option(help="H100, H200, B200, A100-80, A100-40, V100-32, ...")] = "H100",
     gpu_memory: Annotated[float | None, typer.Option(help="GB, in place of the named GPU's.")] = None,
     gpu_tflops: Annotated[float | None, typer.Option(help="Dense peak, in place of the named GPU's.")] = None,
+    gpu_bandwidth: Annotated[
+        float | None, typer.Option(help="GB/s of its memory, in place of the named GPU's.")
+    ] = None,
     network: Annotated[float, typer.Option(min=0.001, help="Gbit/s of a node.")] = 100.0,
     zero: Annotated[int | None, typer.Option(help="Stage 0 to 3; the fastest that fits if absent.")] = None,
     offload: Annotated[
         bool, typer.Option("--offload", help="Optimizer (and at stage 3 weights) in the host's memory.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "bf16",
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; bf16 without CONFIG.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="bertadam, adamw or lamb.")] = None,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Compute layers twice.")] = False,
     micro: Annotated[int | None, typer.Option(min=1, help="Pairs of a forward pass on a rank.")] = None,
@@ -64,14 +67,13 @@ def plan(
     """
     from lxmert_fast.train.plan import Assumptions
 
-    run, cluster = _run(config), _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, network)
+    run, cluster = _run(config), _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, gpu_bandwidth, network)
     sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size} | _layers(layers)
     pair = run.pair._replace(sentences_per_image=sentences_per_image)
     run = _with(
         replace(
             run,
             config=_resized(run.config, sizes),
-            precision=precision,
             stage=zero,
             micro=micro,
             bucket=bucket,
@@ -80,7 +82,13 @@ def plan(
             offload_parameters=offload and zero == 3,
             pair=pair if tokens is None else pair._replace(tokens=tokens),
         ),
-        {"batch": batch, "optimizer": optimizer, "epochs": epochs, "pairs": pairs},
+        {
+            "batch": batch,
+            "precision": precision,
+            "optimizer": optimizer,
+            "epochs": epochs,
+            "pairs": pairs,
+        },
     )
     assumed = Assumptions()
     given = {
@@ -110,6 +118,7 @@ def _run(config: Path | None) -> Run:
     return Run(
         LxmertConfig(**sizes),
         batch=how.batch_size,
+        precision=how.precision,
         optimizer=how.optimizer,
         checkpointing=how.gradient_checkpointing,
         epochs=how.epochs,
@@ -117,20 +126,32 @@ def _run(config: Path | None) -> Run:
 
 
 def _cluster(
-    nodes: int, gpus: int, gpu: str, memory: float | None, tflops: float | None, network: float
+    nodes: int,
+    gpus: int,
+    gpu: str,
+    memory: float | None,
+    tflops: float | None,
+    bandwidth: float | None,
+    network: float,
 ) -> Cluster:
     from lxmert_fast.flops import device_peak
-    from lxmert_fast.train.plan import GPU_MEMORY, Cluster
+    from lxmert_fast.train.plan import GPUS, Cluster
 
-    peak = device_peak(gpu) if tflops is None else tflops * 1e12
-    room = GPU_MEMORY.get(gpu.upper()) if memory is None else memory * 1e9
-    if peak is None:
-        raise InputError(f"--gpu {gpu}: unknown, wanted one of {', '.join(GPU_MEMORY)}, or --gpu-tflops")
-    if room is None:
-        raise InputError(
-            f"--gpu {gpu}: unknown memory, wanted one of {', '.join(GPU_MEMORY)}, or --gpu-memory"
-        )
-    return Cluster(nodes, gpus, room, peak, network)
+    def known(option: str, given: float | None, unit: float, of_name: float | None) -> float:
+        value = of_name if given is None else given * unit
+        if value is None:
+            raise InputError(f"--gpu {gpu}: unknown, wanted one of {', '.join(GPUS)}, or {option}")
+        return value
+
+    room, speed = GPUS.get(gpu.upper(), (None, None))
+    return Cluster(
+        nodes,
+        gpus,
+        known("--gpu-memory", memory, 1e9, room),
+        known("--gpu-tflops", tflops, 1e12, device_peak(gpu)),
+        known("--gpu-bandwidth", bandwidth, 1e9, speed),
+        network,
+    )
 
 
 def _layers(text: str | None) -> dict[str, int | None]:

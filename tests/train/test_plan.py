@@ -58,7 +58,7 @@ def test_one_rank_sends_nothing() -> None:
 
 def test_seconds_by_hand() -> None:
     """Two nodes of 4 GPUs, 256 pairs: 32 a rank in two passes of 16, all-reduced once."""
-    cluster = Cluster(nodes=2, gpus=4, peak=300e12, network=100)
+    cluster = Cluster(nodes=2, gpus=4, peak=300e12, bandwidth=2e12, network=100)
     found = planned(cluster, stage=0, micro=16)
     assert (found.stage, found.micro, found.accumulation) == (0, 16, 2)
     forward = forward_flops(LxmertConfig(), *found.run.pair.batch(32))
@@ -66,8 +66,10 @@ def test_seconds_by_hand() -> None:
     assert found.compute == pytest.approx(3 * forward / (0.33 * 300e12) + 2 * 5e-3)
     sent = 2 * 2 * PAPER * 7 / 8
     assert found.communication == pytest.approx(sent / (100e9 / 8 * 0.8) + 2 * 3 * 10e-6)
+    assert found.update == pytest.approx(120 * PAPER / 2e12)
     best, worst = found.seconds
-    assert (best, worst) == (found.communication, found.compute + found.communication)
+    assert best == found.communication + found.update
+    assert worst == pytest.approx(found.compute + found.communication + found.update)
     updates = 20 * (9_180_000 // 256)
     assert found.days == pytest.approx((updates * best / 86400, updates * worst / 86400))
     # 36 regions of 2,048 halves, four fp32 corners, two labels and two confidences
@@ -87,8 +89,9 @@ def test_checkpointing_computes_forward_again_and_keeps_less() -> None:
 
 
 def test_the_fastest_that_fits() -> None:
-    """Stage 0 sends least; a GPU that cannot hold its states takes what spreads them."""
-    assert planned().stage == 0
+    """Stage 0 sends least, stage 1 updates least; too small a GPU for all states takes what spreads them."""
+    assert planned(Cluster(nodes=4)).stage == 0
+    assert planned(Cluster(nodes=1)).stage == 1
     small = Cluster(nodes=1, gpus=8, memory=5e9)
     found = planned(small)
     assert found.fits
@@ -188,7 +191,7 @@ def test_the_command_refuses(arguments: list[str], line: str) -> None:
     assert line in str(done.exception)
 
 
-@pytest.mark.parametrize("name", ["memory", "micro", "efficiency"])
+@pytest.mark.parametrize("name", ["memory", "micro", "recipe", "efficiency"])
 def test_the_page_has_the_tables(name: str) -> None:
     hint = "run python -m lxmert_fast.train.plan_page train/README.md"
     assert parts(PAGE.read_text(encoding="utf-8"), name)[1] == page_tables()[name], hint
