@@ -62,6 +62,8 @@ class Assumptions:
     """Seconds from rank to rank; a collective takes log2 of the ranks as many, there and back."""
     pcie: float = 20e9
     """Bytes a second between a GPU and its host, for offload."""
+    host: float = 20e9
+    """Bytes a second that a rank has of its host's memory, for an offloaded update."""
     reserve: float = 0.1
     """Share of a GPU's memory kept for CUDA, NCCL, fragments and the work space of operations."""
 
@@ -161,6 +163,13 @@ class Run:
     """Of an epoch."""
     pair: Pair = field(default_factory=Pair)
 
+    @property
+    def stages(self) -> list[int]:
+        """Those that come into question."""
+        if self.stage is not None:
+            return [self.stage]
+        return [1, 2, 3] if self.offload_optimizer else [0, 1, 2, 3]
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -243,9 +252,8 @@ def estimate(run: Run, cluster: Cluster, assumed: Assumptions, size: ModelSize |
     _check(run, cluster)
     size = size or model_size(run.config)
     share = run.batch // cluster.ranks
-    stages = [run.stage] if run.stage is not None else [0, 1, 2, 3]
     micros = [run.micro] if run.micro is not None else _powers(share)
-    found = [_at(run, cluster, assumed, size, stage, micro) for stage in stages for micro in micros]
+    found = [_at(run, cluster, assumed, size, stage, micro) for stage in run.stages for micro in micros]
     fitting = [one for one in found if one.fits]
     if not fitting:
         return min(found, key=lambda one: one.peak)
@@ -316,6 +324,7 @@ def _at(
     forward = forward_flops(run.config, *run.pair.batch(share))
     passes = TRAINING + (1 if run.checkpointing else 0)
     overhead = assumed.overhead + (assumed.hooks if stage == 3 else 0.0)
+    speed = assumed.host if run.offload_optimizer else cluster.bandwidth
     wire = bytes_sent(size.parameters, how, accumulation=accumulation, layers=_layers(run.config))
     return Estimate(
         run,
@@ -330,7 +339,7 @@ def _at(
         TRAINING * forward,
         wire,
         passes * forward / (cluster.peak * assumed.utilisation) + accumulation * overhead,
-        assumed.update_bytes * size.parameters / how.shared / cluster.bandwidth,
+        assumed.update_bytes * size.parameters / how.shared / speed,
         _communication(wire, cluster, assumed) + _offload(size, how, assumed),
     )
 

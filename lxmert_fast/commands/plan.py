@@ -50,11 +50,14 @@ def plan(
     hidden_size: Annotated[int | None, typer.Option(min=1)] = None,
     intermediate_size: Annotated[int | None, typer.Option(min=1)] = None,
     layers: Annotated[str | None, typer.Option(help="Language, relation, cross: 9,5,5.")] = None,
-    utilisation: Annotated[float | None, typer.Option(help="ASSUMED share of peak; 0.33.")] = None,
-    overhead_ms: Annotated[float | None, typer.Option(help="ASSUMED of launches, a pass; 5.")] = None,
-    network_share: Annotated[float | None, typer.Option(help="ASSUMED share of line rate; 0.8.")] = None,
-    intra: Annotated[float | None, typer.Option(help="ASSUMED GB/s to the next GPU in a node; 100.")] = None,
-    reserve: Annotated[float | None, typer.Option(help="ASSUMED share of memory kept free; 0.1.")] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Another value of what is ASSUMED, repeatable, in bytes and seconds: utilisation, overhead, "
+            "hooks, update_bytes, network_share, intra, hop, pcie, host, reserve. The last line repeats them.",
+        ),
+    ] = None,
     curves: Annotated[
         Path | None, typer.Option(help="Plot efficiency up to 1,024 GPUs here, a table beside it.")
     ] = None,
@@ -63,10 +66,8 @@ def plan(
     """Estimate what pre-training needs on a cluster: memory, network, data rate, days. Measures nothing.
 
     Recommends a ZeRO stage and a micro batch. Bytes and FLOPs follow from formulas (train/memory.py, wire.py,
-    activations.py); seconds from those and from what is assumed, which every table repeats.
+    activations.py); seconds from those and from what is assumed, which the last line repeats.
     """
-    from lxmert_fast.train.plan import Assumptions
-
     run, cluster = _run(config), _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, gpu_bandwidth, network)
     sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size} | _layers(layers)
     pair = run.pair._replace(sentences_per_image=sentences_per_image)
@@ -90,15 +91,7 @@ def plan(
             "pairs": pairs,
         },
     )
-    assumed = Assumptions()
-    given = {
-        "utilisation": utilisation,
-        "overhead": None if overhead_ms is None else overhead_ms * 1e-3,
-        "network_share": network_share,
-        "intra": None if intra is None else intra * 1e9,
-        "reserve": reserve,
-    }
-    assumed = replace(assumed, **{name: value for name, value in given.items() if value is not None})
+    assumed = _assumed(assume or [])
     _show(run, cluster, assumed, as_json)
     if curves is not None:
         _draw(run, cluster, assumed, curves)
@@ -170,6 +163,22 @@ def _resized(config: LxmertConfig, sizes: dict[str, int | None]) -> LxmertConfig
     return LxmertConfig(**(config.to_diff_dict() | {k: v for k, v in sizes.items() if v is not None}))
 
 
+def _assumed(given: list[str]) -> Assumptions:
+    from lxmert_fast.train.plan import Assumptions
+
+    names = [one.name for one in fields(Assumptions)]
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise InputError(f"--assume {text}: wanted NAME=VALUE of {', '.join(names)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"--assume {text}: {value!r} is not a number") from None
+    return Assumptions(**found)
+
+
 def _with(run: Run, given: dict[str, Any]) -> Run:
     return replace(run, **{name: value for name, value in given.items() if value is not None})
 
@@ -180,9 +189,7 @@ def _show(run: Run, cluster: Cluster, assumed: Assumptions, as_json: bool) -> No
 
     size = model_size(run.config)
     found = estimate(run, cluster, assumed, size)
-    stages = [found]
-    if run.stage is None and not run.offload_optimizer:
-        stages = [estimate(replace(run, stage=stage), cluster, assumed, size) for stage in range(4)]
+    stages = [estimate(replace(run, stage=stage), cluster, assumed, size) for stage in run.stages]
     if as_json:
         answer = to_json(found, assumed) | {"parameters": size.parameters}
         typer.echo(json.dumps(answer | {"stages": [to_json(one, assumed) for one in stages]}, indent=2))

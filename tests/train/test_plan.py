@@ -114,6 +114,8 @@ def test_offload_moves_the_states_to_the_host() -> None:
     assert (moved.memory.masters, moved.memory.states) == (0, 0)
     assert moved.memory.host > plain.memory.masters + plain.memory.states
     assert moved.communication > plain.communication
+    assert moved.update == pytest.approx(120 * PAPER / 8 / 20e9)
+    assert planned(offload_optimizer=True).stage > 0
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_the_command_in_json() -> None:
         "--gpu",
         "v100-16",
     ]
-    done = CliRunner().invoke(app, ["plan", *arguments, "--utilisation", "0.5", "--json"])
+    done = CliRunner().invoke(app, ["plan", *arguments, "--assume", "utilisation=0.5", "--json"])
     found = json.loads(done.stdout)
     assert found["estimate"] is True
     assert (found["stage"], found["cluster"]["memory"], found["cluster"]["peak"]) == (1, 16e9, 125e12)
@@ -183,6 +185,8 @@ def test_the_command_in_json() -> None:
     [
         (["--gpu", "K80"], "--gpu K80: unknown, wanted one of B200"),
         (["--layers", "9,5"], "--layers 9,5: wanted three numbers"),
+        (["--assume", "luck=1"], "--assume luck=1: wanted NAME=VALUE of utilisation, overhead"),
+        (["--assume", "hop=soon"], "--assume hop=soon: 'soon' is not a number"),
     ],
 )
 def test_the_command_refuses(arguments: list[str], line: str) -> None:
