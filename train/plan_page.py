@@ -17,7 +17,8 @@ from lxmert_fast.pages import put, table
 
 from .curves import points, points_table
 from .memory import ELEMENT_BYTES, Partition, rank_memory
-from .plan import PAPER_PAIRS, Assumptions, Cluster, Run, model_size, most_pairs
+from .plan import model_size, most_pairs
+from .plan_inputs import PAPER_PAIRS, Assumptions, Cluster, Run
 
 RANKS = 8
 GPU_GIGABYTES = 16, 24, 40, 80

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import LxmertConfig
 
-from .plan import Assumptions, Estimate
+from .plan import Estimate
+from .plan_inputs import Assumptions
 
 GB = 1e9
 

@@ -14,7 +14,7 @@ from lxmert_fast.errors import InputError
 if TYPE_CHECKING:
     from transformers import LxmertConfig
 
-    from lxmert_fast.train.plan import Assumptions, Cluster, Run
+    from lxmert_fast.train.plan_inputs import Assumptions, Cluster, Run
 
 
 def plan(
@@ -55,7 +55,7 @@ def plan(
         typer.Option(
             metavar="NAME=VALUE",
             help="Another value of what is ASSUMED, repeatable, in bytes and seconds: utilisation, overhead, "
-            "hooks, update_bytes, network_share, intra, hop, pcie, host, reserve. The last line repeats them.",
+            "hooks, update_bytes, network_share, intra, hop, pcie, host, reserve.",
         ),
     ] = None,
     curves: Annotated[
@@ -100,7 +100,7 @@ def plan(
 def _run(config: Path | None) -> Run:
     from transformers import LxmertConfig
 
-    from lxmert_fast.train.plan import Run
+    from lxmert_fast.train.plan_inputs import Run
     from lxmert_fast.train.settings import PretrainSettings, load_settings
 
     if config is None:
@@ -128,7 +128,7 @@ def _cluster(
     network: float,
 ) -> Cluster:
     from lxmert_fast.flops import device_peak
-    from lxmert_fast.train.plan import GPUS, Cluster
+    from lxmert_fast.train.plan_inputs import GPUS, Cluster
 
     def known(option: str, given: float | None, unit: float, of_name: float | None) -> float:
         value = of_name if given is None else given * unit
@@ -164,7 +164,7 @@ def _resized(config: LxmertConfig, sizes: dict[str, int | None]) -> LxmertConfig
 
 
 def _assumed(given: list[str]) -> Assumptions:
-    from lxmert_fast.train.plan import Assumptions
+    from lxmert_fast.train.plan_inputs import Assumptions
 
     names = [one.name for one in fields(Assumptions)]
     found = {}

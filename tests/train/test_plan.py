@@ -17,7 +17,8 @@ from lxmert_fast.models import LxmertConfig, LxmertForPreTraining
 from lxmert_fast.pages import parts
 from lxmert_fast.train.curves import points
 from lxmert_fast.train.memory import ModelSize, Partition
-from lxmert_fast.train.plan import Assumptions, Cluster, Estimate, Run, estimate, model_size, most_pairs
+from lxmert_fast.train.plan import Estimate, estimate, model_size, most_pairs
+from lxmert_fast.train.plan_inputs import Assumptions, Cluster, Run
 from lxmert_fast.train.plan_page import main, tables
 from lxmert_fast.train.wire import bytes_sent
 
