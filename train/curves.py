@@ -11,7 +11,8 @@ from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_file
 from lxmert_fast.pages import table
 
-from .plan import Assumptions, Cluster, Estimate, Run, estimate, model_size
+from .plan import Estimate, estimate, model_size
+from .plan_inputs import Assumptions, Cluster, Run
 
 NETWORKS = 25, 100, 400
 MOST_GPUS = 1024

@@ -10,10 +10,12 @@ With P parameters, W ranks and e bytes a weight (4 in fp32, 2 in bf16 and fp16):
 
 s is 8 for AdamW, BertAdam and LAMB, which keep two fp32 moments. From stage 1 on DeepSpeed makes a master
 copy even of fp32 weights. Stage 1 keeps whole gradients until the update and then its own share of the means;
-the buckets of stages 1 and 2 are allocated whole, however few parameters there are. Stage 3 keeps small
-parameters on every rank, and gathers the others for as long as they are used again within
-`max_reuse_distance` elements: with DeepSpeed's default of 1e9 that is until backward for every model of fewer
-than half as many parameters, so the weights are then whole on every rank while a batch is computed.
+of a parameter that two shares cut, the whole gradient stays (the word embedding's at most: not counted). The
+buckets of stages 1 and 2 are allocated whole, however few parameters there are, and what is reduced is copied
+once more. Stage 3 keeps small parameters on every rank, and gathers the others for as long as they are used
+again within `max_reuse_distance` elements: with DeepSpeed's default of 1e9 that is until backward for every
+model of fewer than half as many parameters, so the weights are then whole on every rank while a batch is
+computed.
 
 `tests/train/test_zero_ranks.py` counts tensors in engines on two ranks and compares.
 """

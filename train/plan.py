@@ -2,20 +2,19 @@
 
 Bytes and FLOPs follow from formulas that tests compare with real runs (`memory.py`, `activations.py`,
 `wire.py`, `lxmert_fast/flops.py`). Seconds follow from them and from `Assumptions`, of which none was
-measured by this project: no machine of it has a GPU.
+measured on a GPU: no machine of this project has one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import LxmertConfig
 
 from lxmert_fast.errors import InputError
-from lxmert_fast.flops import TRAINING, BatchSizes, forward_flops
+from lxmert_fast.flops import TRAINING, forward_flops
 from lxmert_fast.models import LxmertForPreTraining
 
 from .activations import Activations, activation_bytes
@@ -28,128 +27,10 @@ from .memory import (
     RankMemory,
     rank_memory,
 )
+from .plan_inputs import Assumptions, Cluster, Run
 from .wire import Wire, bytes_sent
 
-#: Of the paper's table 1: pairs of all data sets.
-PAPER_PAIRS = 9_180_000
 DAY = 24 * 3600
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What nobody knows before the run. All are options of `lxmert-fast plan`."""
-
-    utilisation: float = 0.33
-    """Share of a GPU's peak that products reach over a whole step, the least of what is published for models
-    of this kind: 0.52 (DeepSpeed's BERT-large on V100, deepspeed.ai/2020/05/18/bert-record.html), 0.45
-    (NVIDIA's on A100, from the samples a second in DeepLearningExamples), 0.33 to 0.39 (torchtitan's Llama 8B
-    on H100, its benchmarks). Micro batches of a few pairs reach less."""
-    overhead: float = 5e-3
-    """Seconds of a forward and backward pass that do not shrink with the batch: launches. About a thousand of
-    them are counted (`lxmert-fast bench counts --gpu`), at 5 us each; CUDA graphs would save most."""
-    network_share: float = 0.8
-    """Share of a node's line rate that collectives reach."""
-    intra: float = 100e9
-    """Bytes a second that a GPU sends to the next one in its node: NVLink's order; PCIe 4 is 20e9."""
-    hop: float = 10e-6
-    """Seconds from rank to rank; a collective takes log2 of the ranks as many, there and back."""
-    pcie: float = 20e9
-    """Bytes a second between a GPU and its host, for offload."""
-    reserve: float = 0.1
-    """Share of a GPU's memory kept for CUDA, NCCL, fragments and the work space of operations."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What the run is on."""
-
-    nodes: int = 1
-    gpus: int = 8
-    """In a node."""
-    memory: float = 80e9
-    """Bytes of a GPU."""
-    peak: float = 989e12
-    """FLOP a second of a GPU, dense."""
-    network: float = 100.0
-    """Gbit/s of a node."""
-
-    @property
-    def ranks(self) -> int:
-        """One a GPU."""
-        return self.nodes * self.gpus
-
-
-class Pair(NamedTuple):
-    """A mean pre-training pair.
-
-    Tokens are COCO captions' (`bench/histograms.json`), a seventh of the words between [CLS] and [SEP] masked
-    and of the regions, every region labelled as the original does; 0.155 of the pairs have an answer (0.345
-    of the texts are questions, 0.9 of them in the table, half of the pairs matched).
-    """
-
-    tokens: float = 14.0
-    objects: int = 36
-    sentences_per_image: float = 1.0
-    word_rate: float = 0.15
-    region_rate: float = 0.15
-    answered: float = 0.155
-
-    def batch(self, pairs: float) -> BatchSizes:
-        """Sizes of a batch of them."""
-        boxes = pairs * self.objects
-        return BatchSizes(
-            pairs,
-            pairs * self.tokens,
-            pairs / self.sentences_per_image,
-            self.objects,
-            words=pairs * self.word_rate * (self.tokens - 2),
-            regions={"obj": boxes, "attr": boxes, "feat": boxes * self.region_rate},
-            answered=pairs * self.answered,
-        )
-
-    def bytes_read(self, config: LxmertConfig) -> float:
-        """Of region files: features in fp16, boxes in fp32, two labels and two confidences of 4 bytes."""
-        region = 2 * config.visual_feat_dim + 4 * config.visual_pos_dim + 16
-        return self.objects * region / self.sentences_per_image
-
-
-#: Bytes of a GPU's memory by the names of `--gpu`; its peak is `lxmert_fast.flops.device_peak`'s.
-GPU_MEMORY = {
-    "B200": 180e9,
-    "H200": 141e9,
-    "H100": 80e9,
-    "A100-80": 80e9,
-    "A100-40": 40e9,
-    "L40S": 48e9,
-    "A10": 24e9,
-    "L4": 24e9,
-    "V100-32": 32e9,
-    "V100-16": 16e9,
-    "T4": 16e9,
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is to be run."""
-
-    config: LxmertConfig
-    batch: int = 256
-    """Pairs of an update, over all ranks."""
-    precision: str = "bf16"
-    optimizer: str = "bertadam"
-    stage: int | None = None
-    """ZeRO; None takes the fastest that fits."""
-    micro: int | None = None
-    """Pairs of a forward pass on a rank; None takes as many as fit."""
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
-    checkpointing: bool = False
-    bucket: int = 500_000_000
-    epochs: int = 20
-    pairs: int = PAPER_PAIRS
-    """Of an epoch."""
-    pair: Pair = field(default_factory=Pair)
 
 
 @dataclass(frozen=True)
@@ -162,8 +43,7 @@ class Estimate:
         peak, room: bytes that a rank needs at most, and that it has.
         flops: of an update on a rank, model FLOPs.
         wire: of an update on a rank.
-        compute, communication: seconds an update.
-        data: pairs a second over all ranks, where nothing overlaps; bytes a second of it.
+        compute, update, communication: seconds of an update: passes, the optimizer, the network.
     """
 
     run: Run
@@ -178,6 +58,7 @@ class Estimate:
     flops: float
     wire: Wire
     compute: float
+    update: float
     communication: float
 
     @property
@@ -188,7 +69,8 @@ class Estimate:
     @property
     def seconds(self) -> tuple[float, float]:
         """Of an update: communication wholly behind computing, and wholly after it."""
-        return max(self.compute, self.communication), self.compute + self.communication
+        best, worst = max(self.compute, self.communication), self.compute + self.communication
+        return best + self.update, worst + self.update
 
     @property
     def days(self) -> tuple[float, float]:
@@ -232,9 +114,8 @@ def estimate(run: Run, cluster: Cluster, assumed: Assumptions, size: ModelSize |
     _check(run, cluster)
     size = size or model_size(run.config)
     share = run.batch // cluster.ranks
-    stages = [run.stage] if run.stage is not None else [0, 1, 2, 3]
     micros = [run.micro] if run.micro is not None else _powers(share)
-    found = [_at(run, cluster, assumed, size, stage, micro) for stage in stages for micro in micros]
+    found = [_at(run, cluster, assumed, size, stage, micro) for stage in run.stages for micro in micros]
     fitting = [one for one in found if one.fits]
     if not fitting:
         return min(found, key=lambda one: one.peak)
@@ -304,6 +185,8 @@ def _at(
     )
     forward = forward_flops(run.config, *run.pair.batch(share))
     passes = TRAINING + (1 if run.checkpointing else 0)
+    overhead = assumed.overhead + (assumed.hooks if stage == 3 else 0.0)
+    speed = assumed.host if run.offload_optimizer else cluster.bandwidth
     wire = bytes_sent(size.parameters, how, accumulation=accumulation, layers=_layers(run.config))
     return Estimate(
         run,
@@ -317,7 +200,8 @@ def _at(
         cluster.memory * (1 - assumed.reserve),
         TRAINING * forward,
         wire,
-        passes * forward / (cluster.peak * assumed.utilisation) + accumulation * assumed.overhead,
+        passes * forward / (cluster.peak * assumed.utilisation) + accumulation * overhead,
+        assumed.update_bytes * size.parameters / how.shared / speed,
         _communication(wire, cluster, assumed) + _offload(size, how, assumed),
     )
 

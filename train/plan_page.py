@@ -1,4 +1,4 @@
-"""The tables of train/README.md: memory by ZeRO stage, micro batches by GPU memory, efficiency by network.
+"""The tables of train/README.md: memory, micro batches, large-batch recipes, efficiency by network.
 
     python -m lxmert_fast.train.plan_page [train/README.md]    prints them, or puts them between their marks
 
@@ -13,17 +13,20 @@ from pathlib import Path
 
 from transformers import LxmertConfig
 
-from lxmert_fast.flops import device_peak
 from lxmert_fast.pages import put, table
 
 from .curves import points, points_table
 from .memory import ELEMENT_BYTES, Partition, rank_memory
-from .plan import Assumptions, Cluster, Run, model_size, most_pairs
+from .plan import model_size, most_pairs
+from .plan_inputs import PAPER_PAIRS, Assumptions, Cluster, Run
 
 RANKS = 8
 GPU_GIGABYTES = 16, 24, 40, 80
-#: Where the LAMB paper's largest batch ends up at the right end of the curves.
-LARGEST = 32_768
+#: Pairs, learning rate and share of warm-up at the top of the LAMB paper's table of untuned runs of BERT; the
+#: rate falls with the root of the batch, the share with the batch.
+LARGEST, LAMB_RATE, LAMB_WARMUP = 32_768, 5e-3, 1 / 5
+#: The original's recipe.
+OUR_BATCH, OUR_RATE = 256, 1e-4
 
 
 def memory_table() -> str:
@@ -62,17 +65,43 @@ def micro_table() -> str:
 
 
 def efficiency_table() -> str:
-    """From 8 GPUs on, H100 by name."""
-    peak = device_peak("H100")
-    assert peak is not None
-    cluster = Cluster(nodes=128, peak=peak)
-    found = points(Run(LxmertConfig(), batch=LARGEST), cluster, Assumptions())
+    """From 8 GPUs on, `Cluster`'s H100."""
+    found = points(Run(LxmertConfig(), batch=LARGEST), Cluster(nodes=128), Assumptions())
     return points_table([point for point in found if point.gpus in (8, 16, 32, 128, 1024)])
+
+
+def recipe_table() -> str:
+    """Learning rates and warm-up by the rules of two papers; none was run."""
+    lines = []
+    for batch in (2**k for k in range(8, 16)):
+        share = batch / LARGEST
+        lines.append(
+            [
+                f"{batch:,}",
+                f"{LAMB_RATE * share**0.5:.2e}",
+                f"{LAMB_WARMUP * share:.4f}",
+                f"{OUR_RATE * batch / OUR_BATCH:.1e}",
+                f"{20 * (PAPER_PAIRS // batch):,}",
+            ]
+        )
+    titles = [
+        "batch_size",
+        "lr, LAMB",
+        "warmup, LAMB",
+        "lr, linear from the original's",
+        "updates in 20 epochs",
+    ]
+    return table(titles, lines)
 
 
 def tables() -> dict[str, str]:
     """Every table of the page by its mark."""
-    return {"memory": memory_table(), "micro": micro_table(), "efficiency": efficiency_table()}
+    return {
+        "memory": memory_table(),
+        "micro": micro_table(),
+        "recipe": recipe_table(),
+        "efficiency": efficiency_table(),
+    }
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import LxmertConfig
 
-from .plan import Assumptions, Estimate
+from .plan import Estimate
+from .plan_inputs import Assumptions
 
 GB = 1e9
 
@@ -49,6 +50,7 @@ def time_lines(found: Estimate) -> Lines:
         ["GB that a rank sends in an update: weights", f"{found.wire.weights / GB:.2f}"],
         ["GB that a node sends to others in an update", f"{_leaving(found) / GB:.2f}"],
         ["ms of computing", f"{found.compute * 1e3:.1f}"],
+        ["ms of the optimizer", f"{found.update * 1e3:.1f}"],
         ["ms of communication", f"{found.communication * 1e3:.1f}"],
         ["ms of an update", _range(*found.seconds, 1e3, ".1f")],
         ["pairs a second that the data path must deliver", _range(*found.pairs_per_second, 1, ",.0f")],
@@ -90,6 +92,7 @@ def to_json(found: Estimate, assumed: Assumptions) -> dict[str, Any]:
         "flops": found.flops,
         "sent": found.wire._asdict(),
         "compute": found.compute,
+        "update": found.update,
         "communication": found.communication,
         "seconds": found.seconds,
         "pairs_per_second": found.pairs_per_second,

@@ -14,7 +14,7 @@ from lxmert_fast.errors import InputError
 if TYPE_CHECKING:
     from transformers import LxmertConfig
 
-    from lxmert_fast.train.plan import Assumptions, Cluster, Run
+    from lxmert_fast.train.plan_inputs import Assumptions, Cluster, Run
 
 
 def plan(
@@ -30,12 +30,15 @@ def plan(
     gpu: Annotated[str, typer.Option(help="H100, H200, B200, A100-80, A100-40, V100-32, ...")] = "H100",
     gpu_memory: Annotated[float | None, typer.Option(help="GB, in place of the named GPU's.")] = None,
     gpu_tflops: Annotated[float | None, typer.Option(help="Dense peak, in place of the named GPU's.")] = None,
+    gpu_bandwidth: Annotated[
+        float | None, typer.Option(help="GB/s of its memory, in place of the named GPU's.")
+    ] = None,
     network: Annotated[float, typer.Option(min=0.001, help="Gbit/s of a node.")] = 100.0,
     zero: Annotated[int | None, typer.Option(help="Stage 0 to 3; the fastest that fits if absent.")] = None,
     offload: Annotated[
         bool, typer.Option("--offload", help="Optimizer (and at stage 3 weights) in the host's memory.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "bf16",
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; bf16 without CONFIG.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="bertadam, adamw or lamb.")] = None,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Compute layers twice.")] = False,
     micro: Annotated[int | None, typer.Option(min=1, help="Pairs of a forward pass on a rank.")] = None,
@@ -47,11 +50,14 @@ def plan(
     hidden_size: Annotated[int | None, typer.Option(min=1)] = None,
     intermediate_size: Annotated[int | None, typer.Option(min=1)] = None,
     layers: Annotated[str | None, typer.Option(help="Language, relation, cross: 9,5,5.")] = None,
-    utilisation: Annotated[float | None, typer.Option(help="ASSUMED share of peak; 0.33.")] = None,
-    overhead_ms: Annotated[float | None, typer.Option(help="ASSUMED of launches, a pass; 5.")] = None,
-    network_share: Annotated[float | None, typer.Option(help="ASSUMED share of line rate; 0.8.")] = None,
-    intra: Annotated[float | None, typer.Option(help="ASSUMED GB/s to the next GPU in a node; 100.")] = None,
-    reserve: Annotated[float | None, typer.Option(help="ASSUMED share of memory kept free; 0.1.")] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Another value of what is ASSUMED, repeatable, in bytes and seconds: utilisation, overhead, "
+            "hooks, update_bytes, network_share, intra, hop, pcie, host, reserve.",
+        ),
+    ] = None,
     curves: Annotated[
         Path | None, typer.Option(help="Plot efficiency up to 1,024 GPUs here, a table beside it.")
     ] = None,
@@ -60,18 +66,15 @@ def plan(
     """Estimate what pre-training needs on a cluster: memory, network, data rate, days. Measures nothing.
 
     Recommends a ZeRO stage and a micro batch. Bytes and FLOPs follow from formulas (train/memory.py, wire.py,
-    activations.py); seconds from those and from what is assumed, which every table repeats.
+    activations.py); seconds from those and from what is assumed, which the last line repeats.
     """
-    from lxmert_fast.train.plan import Assumptions
-
-    run, cluster = _run(config), _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, network)
+    run, cluster = _run(config), _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, gpu_bandwidth, network)
     sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size} | _layers(layers)
     pair = run.pair._replace(sentences_per_image=sentences_per_image)
     run = _with(
         replace(
             run,
             config=_resized(run.config, sizes),
-            precision=precision,
             stage=zero,
             micro=micro,
             bucket=bucket,
@@ -80,17 +83,15 @@ def plan(
             offload_parameters=offload and zero == 3,
             pair=pair if tokens is None else pair._replace(tokens=tokens),
         ),
-        {"batch": batch, "optimizer": optimizer, "epochs": epochs, "pairs": pairs},
+        {
+            "batch": batch,
+            "precision": precision,
+            "optimizer": optimizer,
+            "epochs": epochs,
+            "pairs": pairs,
+        },
     )
-    assumed = Assumptions()
-    given = {
-        "utilisation": utilisation,
-        "overhead": None if overhead_ms is None else overhead_ms * 1e-3,
-        "network_share": network_share,
-        "intra": None if intra is None else intra * 1e9,
-        "reserve": reserve,
-    }
-    assumed = replace(assumed, **{name: value for name, value in given.items() if value is not None})
+    assumed = _assumed(assume or [])
     _show(run, cluster, assumed, as_json)
     if curves is not None:
         _draw(run, cluster, assumed, curves)
@@ -99,7 +100,7 @@ def plan(
 def _run(config: Path | None) -> Run:
     from transformers import LxmertConfig
 
-    from lxmert_fast.train.plan import Run
+    from lxmert_fast.train.plan_inputs import Run
     from lxmert_fast.train.settings import PretrainSettings, load_settings
 
     if config is None:
@@ -110,6 +111,7 @@ def _run(config: Path | None) -> Run:
     return Run(
         LxmertConfig(**sizes),
         batch=how.batch_size,
+        precision=how.precision,
         optimizer=how.optimizer,
         checkpointing=how.gradient_checkpointing,
         epochs=how.epochs,
@@ -117,20 +119,32 @@ def _run(config: Path | None) -> Run:
 
 
 def _cluster(
-    nodes: int, gpus: int, gpu: str, memory: float | None, tflops: float | None, network: float
+    nodes: int,
+    gpus: int,
+    gpu: str,
+    memory: float | None,
+    tflops: float | None,
+    bandwidth: float | None,
+    network: float,
 ) -> Cluster:
     from lxmert_fast.flops import device_peak
-    from lxmert_fast.train.plan import GPU_MEMORY, Cluster
+    from lxmert_fast.train.plan_inputs import GPUS, Cluster
 
-    peak = device_peak(gpu) if tflops is None else tflops * 1e12
-    room = GPU_MEMORY.get(gpu.upper()) if memory is None else memory * 1e9
-    if peak is None:
-        raise InputError(f"--gpu {gpu}: unknown, wanted one of {', '.join(GPU_MEMORY)}, or --gpu-tflops")
-    if room is None:
-        raise InputError(
-            f"--gpu {gpu}: unknown memory, wanted one of {', '.join(GPU_MEMORY)}, or --gpu-memory"
-        )
-    return Cluster(nodes, gpus, room, peak, network)
+    def known(option: str, given: float | None, unit: float, of_name: float | None) -> float:
+        value = of_name if given is None else given * unit
+        if value is None:
+            raise InputError(f"--gpu {gpu}: unknown, wanted one of {', '.join(GPUS)}, or {option}")
+        return value
+
+    room, speed = GPUS.get(gpu.upper(), (None, None))
+    return Cluster(
+        nodes,
+        gpus,
+        known("--gpu-memory", memory, 1e9, room),
+        known("--gpu-tflops", tflops, 1e12, device_peak(gpu)),
+        known("--gpu-bandwidth", bandwidth, 1e9, speed),
+        network,
+    )
 
 
 def _layers(text: str | None) -> dict[str, int | None]:
@@ -149,6 +163,22 @@ def _resized(config: LxmertConfig, sizes: dict[str, int | None]) -> LxmertConfig
     return LxmertConfig(**(config.to_diff_dict() | {k: v for k, v in sizes.items() if v is not None}))
 
 
+def _assumed(given: list[str]) -> Assumptions:
+    from lxmert_fast.train.plan_inputs import Assumptions
+
+    names = [one.name for one in fields(Assumptions)]
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise InputError(f"--assume {text}: wanted NAME=VALUE of {', '.join(names)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"--assume {text}: {value!r} is not a number") from None
+    return Assumptions(**found)
+
+
 def _with(run: Run, given: dict[str, Any]) -> Run:
     return replace(run, **{name: value for name, value in given.items() if value is not None})
 
@@ -159,9 +189,7 @@ def _show(run: Run, cluster: Cluster, assumed: Assumptions, as_json: bool) -> No
 
     size = model_size(run.config)
     found = estimate(run, cluster, assumed, size)
-    stages = [found]
-    if run.stage is None and not run.offload_optimizer:
-        stages = [estimate(replace(run, stage=stage), cluster, assumed, size) for stage in range(4)]
+    stages = [estimate(replace(run, stage=stage), cluster, assumed, size) for stage in run.stages]
     if as_json:
         answer = to_json(found, assumed) | {"parameters": size.parameters}
         typer.echo(json.dumps(answer | {"stages": [to_json(one, assumed) for one in stages]}, indent=2))

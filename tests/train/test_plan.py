@@ -17,7 +17,8 @@ from lxmert_fast.models import LxmertConfig, LxmertForPreTraining
 from lxmert_fast.pages import parts
 from lxmert_fast.train.curves import points
 from lxmert_fast.train.memory import ModelSize, Partition
-from lxmert_fast.train.plan import Assumptions, Cluster, Estimate, Run, estimate, model_size, most_pairs
+from lxmert_fast.train.plan import Estimate, estimate, model_size, most_pairs
+from lxmert_fast.train.plan_inputs import Assumptions, Cluster, Run
 from lxmert_fast.train.plan_page import main, tables
 from lxmert_fast.train.wire import bytes_sent
 
@@ -58,7 +59,7 @@ def test_one_rank_sends_nothing() -> None:
 
 def test_seconds_by_hand() -> None:
     """Two nodes of 4 GPUs, 256 pairs: 32 a rank in two passes of 16, all-reduced once."""
-    cluster = Cluster(nodes=2, gpus=4, peak=300e12, network=100)
+    cluster = Cluster(nodes=2, gpus=4, peak=300e12, bandwidth=2e12, network=100)
     found = planned(cluster, stage=0, micro=16)
     assert (found.stage, found.micro, found.accumulation) == (0, 16, 2)
     forward = forward_flops(LxmertConfig(), *found.run.pair.batch(32))
@@ -66,8 +67,10 @@ def test_seconds_by_hand() -> None:
     assert found.compute == pytest.approx(3 * forward / (0.33 * 300e12) + 2 * 5e-3)
     sent = 2 * 2 * PAPER * 7 / 8
     assert found.communication == pytest.approx(sent / (100e9 / 8 * 0.8) + 2 * 3 * 10e-6)
+    assert found.update == pytest.approx(120 * PAPER / 2e12)
     best, worst = found.seconds
-    assert (best, worst) == (found.communication, found.compute + found.communication)
+    assert best == found.communication + found.update
+    assert worst == pytest.approx(found.compute + found.communication + found.update)
     updates = 20 * (9_180_000 // 256)
     assert found.days == pytest.approx((updates * best / 86400, updates * worst / 86400))
     # 36 regions of 2,048 halves, four fp32 corners, two labels and two confidences
@@ -87,8 +90,9 @@ def test_checkpointing_computes_forward_again_and_keeps_less() -> None:
 
 
 def test_the_fastest_that_fits() -> None:
-    """Stage 0 sends least; a GPU that cannot hold its states takes what spreads them."""
-    assert planned().stage == 0
+    """Stage 0 sends least, stage 1 updates least; too small a GPU for all states takes what spreads them."""
+    assert planned(Cluster(nodes=4)).stage == 0
+    assert planned(Cluster(nodes=1)).stage == 1
     small = Cluster(nodes=1, gpus=8, memory=5e9)
     found = planned(small)
     assert found.fits
@@ -111,6 +115,8 @@ def test_offload_moves_the_states_to_the_host() -> None:
     assert (moved.memory.masters, moved.memory.states) == (0, 0)
     assert moved.memory.host > plain.memory.masters + plain.memory.states
     assert moved.communication > plain.communication
+    assert moved.update == pytest.approx(120 * PAPER / 8 / 20e9)
+    assert planned(offload_optimizer=True).stage > 0
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,7 @@ def test_the_command_in_json() -> None:
         "--gpu",
         "v100-16",
     ]
-    done = CliRunner().invoke(app, ["plan", *arguments, "--utilisation", "0.5", "--json"])
+    done = CliRunner().invoke(app, ["plan", *arguments, "--assume", "utilisation=0.5", "--json"])
     found = json.loads(done.stdout)
     assert found["estimate"] is True
     assert (found["stage"], found["cluster"]["memory"], found["cluster"]["peak"]) == (1, 16e9, 125e12)
@@ -180,6 +186,8 @@ def test_the_command_in_json() -> None:
     [
         (["--gpu", "K80"], "--gpu K80: unknown, wanted one of B200"),
         (["--layers", "9,5"], "--layers 9,5: wanted three numbers"),
+        (["--assume", "luck=1"], "--assume luck=1: wanted NAME=VALUE of utilisation, overhead"),
+        (["--assume", "hop=soon"], "--assume hop=soon: 'soon' is not a number"),
     ],
 )
 def test_the_command_refuses(arguments: list[str], line: str) -> None:
@@ -188,7 +196,7 @@ def test_the_command_refuses(arguments: list[str], line: str) -> None:
     assert line in str(done.exception)
 
 
-@pytest.mark.parametrize("name", ["memory", "micro", "efficiency"])
+@pytest.mark.parametrize("name", ["memory", "micro", "recipe", "efficiency"])
 def test_the_page_has_the_tables(name: str) -> None:
     hint = "run python -m lxmert_fast.train.plan_page train/README.md"
     assert parts(PAGE.read_text(encoding="utf-8"), name)[1] == page_tables()[name], hint

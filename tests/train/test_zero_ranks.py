@@ -95,17 +95,18 @@ def partition(found: dict[str, Any]) -> Partition:
 def test_what_a_rank_keeps(measured: list[dict[str, Any]], number: int) -> None:
     found = measured[number]
     how, one = partition(found), rank_memory(size(), partition(found))
+    bucket = how.element * BUCKET
     # stage 3 keeps its share of the gradients, and a bucket, between updates
-    always = one.gradients + how.element * BUCKET if how.stage == 3 else 0
+    always = one.gradients + bucket if how.stage == 3 else 0
     assert found["resting"] == pytest.approx(one.resting + always, rel=MEMORY)
-    share = how.element * size().parameters / how.shared
-    ready = one.resting + (always or share)
+    # stage 1 keeps whole gradients, and the bucket that waits for them, until they are reduced to its share
+    whole = how.element * size().parameters if how.stage == 1 else 0
+    ready = one.resting + (always or one.gradients - whole)
     assert found["ready"] == pytest.approx(ready, rel=MEMORY)
     if "accumulating" in found:
-        # whole gradients at stage 1, with the bucket that waits for them
-        waiting = how.element * (size().parameters + BUCKET)
-        expected = one.resting + waiting if how.stage == 1 else ready
-        assert found["accumulating"] == pytest.approx(expected, rel=MEMORY)
+        share = how.element * size().parameters / how.shared
+        waiting = one.resting + one.gradients - share + bucket if whole else ready
+        assert found["accumulating"] == pytest.approx(waiting, rel=MEMORY)
     assert found["gathered"] == pytest.approx(one.gathered, rel=MEMORY)
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Host:
     namespace: str
     interface: str
     address: str
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def command(self, *arguments: object) -> list[str]:
         """What runs these arguments on this host."""
@@ -59,13 +60,15 @@ class Host:
     ) -> subprocess.Popen[bytes]:
         """Start a process on this host, its output into a file; it leads a process group of its own."""
         with log.open("wb") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*arguments),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=os.environ | self.environment() | (env or {}),
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,10 @@ def make_two_hosts() -> Iterator[TwoHosts]:
 
 
 def _end_processes(host: Host) -> None:
+    # one that has only just been started may not be on its host yet
+    for process in host.started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     found = subprocess.run(
         ["ip", "netns", "pids", host.namespace], capture_output=True, text=True, check=False
     )

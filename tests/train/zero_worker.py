@@ -45,6 +45,9 @@ BUCKET, THRESHOLD = 400_000, 600
 
 def live() -> int:
     """Bytes of all tensors made since `gc.freeze`, memory that several share once."""
+    # gloo's two threads let go of what they sent a moment after the caller goes on, and before they go on
+    comm.barrier()
+    comm.barrier()
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
     # a gradient that nobody has looked at yet is no Python object
