@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 DATA ?=
+KILLS ?= 50
 
-.PHONY: demo test lint bench bench-all bench-gpu clean
+.PHONY: demo test lint bench bench-all bench-gpu soak clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.py constraints.txt
@@ -43,6 +44,10 @@ bench bench-all: $(PEERS)
 # Ten minutes; again goes on where it stopped. Without a GPU it is a dry run, which needs no other package.
 bench-gpu: $(STAMP)
 	$(BIN)/lxmert-fast bench gpu
+
+# Kills ranks of a run at random, $(KILLS) times in at least 2,000 updates, and compares with an unbroken run.
+soak: $(STAMP)
+	PYTHONPATH=tests/data $(BIN)/python tests/train/soak.py --kills $(KILLS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,7 +13,6 @@ from lxmert_fast.answering import LABEL2ANS, describe_model, save_model_folder
 from lxmert_fast.checkpoint import load_answer_rows, load_into, load_model
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch
-from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
@@ -24,7 +23,7 @@ from lxmert_fast.models import LxmertForQuestionAnswering
 from .engine import Engine
 from .evaluate import answer_questions, score_answers
 from .loop import fit
-from .new_model import config_for, read_answers, seeded
+from .new_model import config_for, open_regions, read_answers, seeded
 from .same import digest, digest_of_regions
 from .settings import FinetuneSettings, VqaData
 from .shares import Counts
@@ -83,7 +82,7 @@ class AnswerTask(Task):
         data = settings.data
         files = VqaFiles.of(data)
         self.text = TextEncoder(files.vocabulary, data.max_length)
-        self.store = RegionStore(*files.regions)
+        self.store = open_regions(files.regions, settings.run)
         self.answers = files.answers
         self.workers = settings.run.workers
         self.questions_per_image = data.questions_per_image

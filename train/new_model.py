@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,10 +11,11 @@ from transformers import LxmertConfig
 
 from lxmert_fast.data.answers import AnswerMap, AnswerTable
 from lxmert_fast.data.json_list import read_json
+from lxmert_fast.data.node_local import copy_to_node
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
 
-from .settings import ModelSettings
+from .settings import ModelSettings, RunSettings
 
 M = TypeVar("M")
 
@@ -37,6 +38,15 @@ def config_for(
         num_attr_labels=store.num_attributes,
         visual_loss_normalizer=1 / 0.15,
     )
+
+
+def open_regions(paths: Sequence[Path], run: RunSettings) -> RegionStore:
+    """The run's region stores, of this host's own disk where `run.node_local` says so.
+
+    Raises:
+        InputError: a file that can't be copied there.
+    """
+    return RegionStore(*(copy_to_node(paths, run.node_local) if run.node_local else paths))
 
 
 def read_answers(path: Path) -> AnswerTable | AnswerMap:

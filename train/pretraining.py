@@ -12,9 +12,9 @@ from lxmert_fast.answering import describe_model, save_model_folder
 from lxmert_fast.checkpoint import load_model
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
-from lxmert_fast.data.examples import Examples, SelectsAnswers, labels_of, read_examples
+from lxmert_fast.data.examples import Examples, SelectsAnswers, labels_of
+from lxmert_fast.data.examples_cache import read_examples_once
 from lxmert_fast.data.pretraining import PretrainingDataset
-from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
@@ -24,7 +24,7 @@ from lxmert_fast.models import LxmertForPreTraining
 
 from .engine import Engine
 from .loop import fit
-from .new_model import config_for, read_answers, seeded
+from .new_model import config_for, open_regions, read_answers, seeded
 from .same import digest, digest_of_regions
 from .settings import PretrainingData, PretrainSettings
 from .shares import Counts
@@ -51,18 +51,18 @@ class PretrainTask(Task):
         self.data = data
         self.batch_size, self.workers = settings.optimisation.batch_size, settings.run.workers
         self.text = TextEncoder(data.vocabulary, data.max_length)
-        self.store = RegionStore(*data.regions)
+        self.store = open_regions(data.regions, settings.run)
         self.answers = _answers(data)
-        examples = read_examples(data.train, self.store, self.text, self.answers)
+        cache = settings.run.output / "cache"
+        examples = read_examples_once(data.train, self.store, self.text, self.answers, cache)
         # Validation draws for each pair whatever training does, so that its losses can be compared.
         self.train: PretrainingDataset = self._dataset(
             examples, seed, examples, share_images=data.sentences_per_image > 1
         )
         self.valid: PretrainingDataset | None = None
         if data.valid:
-            self.valid = self._dataset(
-                read_examples(data.valid, self.store, self.text, self.answers), seed, examples
-            )
+            held_out = read_examples_once(data.valid, self.store, self.text, self.answers, cache)
+            self.valid = self._dataset(held_out, seed, examples)
         self.model = self._model(settings)
 
     def _dataset(

@@ -39,7 +39,7 @@ def watch(ranks: Ranks, patience: float) -> Iterator[None]:
 
 
 class Watchdog:
-    """One thread a rank: beats, and looks at the others' beats (rank 0) or at rank 0's verdict (the others).
+    """Beats, and looks at the others' beats (rank 0) or for rank 0's verdict (the others).
 
     Args:
         ranks: all of them make one, at the same time.
@@ -63,8 +63,11 @@ class Watchdog:
         self._names = ranks.gather(socket.gethostname())
         self._count = 0
         self._stopping = threading.Event()
+        self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
+        if not ranks.first:
+            threading.Thread(target=self._listen, name="watchdog's patience", daemon=True).start()
 
     def stop(self) -> None:
         """Say goodbye, so that nobody misses this rank."""
@@ -81,10 +84,18 @@ class Watchdog:
                     self._look(beats)
                 elif self._store.check(["verdict"]):
                     self.give_up(self._store.get("verdict").decode())
+                self._heard = time.monotonic()
             self._store.set(f"beat/{self.ranks.rank}", "gone")
         except RuntimeError:
             if not self._stopping.is_set():
                 self.give_up(f"rank 0 ({self._names[0]}) is gone: its store does not answer")
+
+    def _listen(self) -> None:
+        """A store whose host is gone does not fail: it leaves the other thread waiting for its answer."""
+        while not self._stopping.wait(self.patience / BEATS):
+            silent = time.monotonic() - self._heard
+            if silent > self.patience:
+                self.give_up(f"rank 0 ({self._names[0]}) has not been heard of for {silent:.0f} s")
 
     def _beat(self) -> None:
         self._count += 1

@@ -1,58 +1,63 @@
-"""The two hosts of one machine talk over their interfaces, count what they send, and leave nothing behind."""
+"""Two hosts, one `deepspeed` command on each; the plug is pulled, and one host finishes the run alone."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from two_hosts import TwoHosts, make_two_hosts, two_hosts, why_not  # noqa: F401 (a fixture by its name)
+import yaml
+from small_runs import job, run_ranks, write_data
+from two_hosts import TwoHosts, two_hosts  # noqa: F401 (a fixture is used by its name)
 
-#: Waits for one connection and says how much came over it.
-LISTEN = """
-import socket
-with socket.create_server(("", 4000)) as server:
-    print("ready", flush=True)
-    connection = server.accept()[0]
-    print(sum(iter(lambda: len(connection.recv(1 << 20)), 0)), flush=True)
-"""
-SEND = """
-import socket, sys, time
-for _ in range(200):
-    try:
-        connection = socket.create_connection((sys.argv[1], 4000), timeout=1)
-        break
-    except OSError:
-        time.sleep(0.05)
-connection.sendall(bytes(1_000_000))
-"""
+from lxmert_fast.train.metrics import read_metrics
+from lxmert_fast.train.pretraining import pretrain
+from lxmert_fast.train.settings import PretrainSettings, check_settings
+from lxmert_fast.train.supervisor import TRAIN
+from lxmert_fast.train.trace import read_trace
+
+UPDATES = 60
 
 
-def test_one_million_bytes(two_hosts: TwoHosts, tmp_path: Path) -> None:  # noqa: F811
-    first, second = two_hosts.hosts
-    log = tmp_path / "listen"
-    before = second.bytes_sent()
-    listening = first.start(["python3", "-c", LISTEN], log)
-    sending = second.start(["python3", "-c", SEND, first.address], tmp_path / "send")
-    assert (sending.wait(30), listening.wait(30)) == (0, 0), (tmp_path / "send").read_text()
-    assert log.read_text().split() == ["ready", "1000000"]
-    assert 1_000_000 < second.bytes_sent() - before < 1_100_000
+def losses(run: Path) -> list[float]:
+    lines = read_metrics(run / "metrics.jsonl")
+    return [line["losses"]["total"] for line in lines if line["split"] == "train"]
 
 
-def test_loopbacks_are_apart(two_hosts: TwoHosts, tmp_path: Path) -> None:  # noqa: F811
-    first, second = two_hosts.hosts
-    first.start(["python3", "-c", LISTEN], tmp_path / "listen")
-    connect = "import socket; socket.create_connection(('127.0.0.1', 4000), timeout=1)"
-    assert second.start(["python3", "-c", connect], tmp_path / "connect").wait(30) == 1
-    assert "ConnectionRefusedError" in (tmp_path / "connect").read_text()
+def test_a_run_outlives_a_host(two_hosts: TwoHosts, tmp_path: Path) -> None:  # noqa: F811
+    """Two ranks on two hosts at stage 2, then two on one at stage 1: the run of one process.
 
+    Losses within 1e-4: sixty updates instead of the twenty of `test_many_ranks.py`, whose differences grow.
+    """
+    base = write_data(tmp_path / "data")
+    asked: dict[str, Any] = {"epochs": UPDATES // 5, "run": {"heartbeat": 6.0, "checkpoint_every": 3}}
+    tree = job(base, tmp_path / "run", zero={"stage": 2}, **asked)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(tree | {"task": "pretrain"}))
+    runs = two_hosts.deepspeed(tmp_path, [TRAIN / "pretrain.py", "--config", config])
+    logs = [tmp_path / f"host{number}.log" for number in range(2)]
 
-def test_nothing_is_left(tmp_path: Path) -> None:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with make_two_hosts() as pair:
-        asleep = pair.hosts[0].start(["sleep", "60"], tmp_path / "log")
-    assert asleep.wait(5) == -9
-    there = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert not any(host.namespace in there for host in pair.hosts)
+    def told() -> str:
+        return "\n".join(log.read_text(errors="replace") for log in logs)
+
+    until = time.monotonic() + 60
+    while not list((tmp_path / "run" / "checkpoints").glob("step_*")):
+        assert time.monotonic() < until, told()
+        assert all(run.poll() is None for run in runs), told()
+        time.sleep(0.01)
+    second = two_hosts.hosts[1]
+    subprocess.run(["ip", "-n", second.namespace, "link", "set", second.interface, "down"], check=True)
+    pulled = time.monotonic()
+    codes = [run.wait(timeout=60) for run in runs]
+    assert time.monotonic() - pulled < 60
+    assert all(codes), told()
+    assert "lost another rank" in told() or "has not been heard of" in told() or "is gone" in told()
+
+    summary = run_ranks(2, [job(base, tmp_path / "run", zero={"stage": 1}, **asked)])[0]
+    assert 0 < summary["resumed_at"] < UPDATES
+    assert summary["updates"] == UPDATES
+    pretrain(check_settings(PretrainSettings, job(base, tmp_path / "alone", **asked), "test"))
+    assert read_trace(tmp_path / "run") == read_trace(tmp_path / "alone")
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
