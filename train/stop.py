@@ -6,10 +6,15 @@ SIGTERM on to its ranks. Only a flag is set here; the ranks agree on it at the n
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -50,6 +55,11 @@ def signal_name(number: int) -> str:
 
 
 def leave_signals_to_the_trainer(worker: int = 0) -> None:
-    """In a loader's worker: the launcher signals whole process trees, and batches are still wanted."""
+    """In a loader's worker: the launcher signals whole process trees, and batches are still wanted.
+
+    Where Linux can, the worker ends with its trainer, also with one that is killed.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)

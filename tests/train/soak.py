@@ -92,18 +92,16 @@ def _start(folder: Path, name: str, restarts: int) -> subprocess.Popen[bytes]:
 def _with_kills(folder: Path, kills: int, draw: random.Random) -> tuple[int, int]:
     """How many kills there were, and how often the supervisor has started the run again."""
     process = _start(folder, "killed", kills + 1)
-    done, waited = 0, 0.0
+    done = 0
     while process.poll() is None and done < kills:
         ranks = _ranks_of(process.pid)
         if len(ranks) < RANKS:
             time.sleep(0.05)
             continue
-        # mostly somewhere in the start and the first seconds of training, at times long after
-        pause = draw.uniform(0.0, 14.0) if draw.random() < 0.8 else draw.uniform(14.0, 25.0)
+        pause = _pause(folder, draw)
         until = time.monotonic() + pause
         while time.monotonic() < until and process.poll() is None:
             time.sleep(0.01)
-        waited += pause
         victims = _ranks_of(process.pid)
         if victims and process.poll() is None:
             draw.choice(victims).send_signal(signal.SIGKILL)
@@ -113,6 +111,22 @@ def _with_kills(folder: Path, kills: int, draw: random.Random) -> tuple[int, int
     log = (folder / "killed.log").read_text(errors="replace")
     assert code == 0, log[-4000:]
     return done, log.count("starting again from")
+
+
+def _pause(folder: Path, draw: random.Random) -> float:
+    """Seconds until a kill: one in five while ranks start, the others within seconds of a training that goes
+    on, where a checkpoint is written at every third update."""
+    if draw.random() < 0.2:
+        return draw.uniform(0.0, 6.0)
+    log, seen = folder / "killed.log", _updates(folder / "killed.log")
+    until = time.monotonic() + 40
+    while _updates(log) == seen and time.monotonic() < until:
+        time.sleep(0.01)
+    return draw.uniform(0.0, 1.5)
+
+
+def _updates(log: Path) -> int:
+    return log.read_bytes().count(b"update ") if log.is_file() else 0
 
 
 def _ranks_of(supervisor: int) -> list[psutil.Process]:
