@@ -9,7 +9,14 @@ import pytest
 
 from lxmert_fast.bench.machine import describe
 
-ORDER = ["test_inference.py", "test_training.py", "test_data.py", "test_loader.py", "test_sizes.py"]
+ORDER = [
+    "test_inference.py",
+    "test_training.py",
+    "test_data.py",
+    "test_loader.py",
+    "test_sizes.py",
+    "test_scale.py",
+]
 #: Seconds after which no further benchmark begins: the one that runs has until the tenth minute.
 BUDGET = 480.0
 _BEGAN = time.monotonic()

@@ -20,85 +20,47 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.data import DataLoader
 
+from lxmert_fast.bench.synthetic import (
+    ANSWERS,
+    FEATURES,
+    OBJECTS,
+    WORDS,
+    write_examples,
+    write_regions,
+    write_vocabulary,
+)
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
-from lxmert_fast.data.easyvqa import write_entries
 from lxmert_fast.data.examples import Examples, read_examples
 from lxmert_fast.data.masking import WORD_DRAWS, mask_words
 from lxmert_fast.data.pretraining import PretrainingDataset
-from lxmert_fast.data.region_format import ImageRegions
-from lxmert_fast.data.regions import RegionStore, RegionWriter
+from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import SPECIAL_TOKENS, TextEncoder
 
-IMAGES, SENTENCES, OBJECTS, FEATURES, BATCH = 4000, 12, 36, 2048, 256
+IMAGES, SENTENCES, BATCH = 4000, 12, 256
 WARM_UP, MEASURED = 10, 120
 WANTED = 2000
-WORDS = [f"word{number}" for number in range(30522 - len(SPECIAL_TOKENS))]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegionStore]:
     """590 MB, written just before it is read, so in the page cache."""
     path = tmp_path_factory.mktemp("regions") / "regions.h5"
-    rng = np.random.default_rng(0)
-    features = rng.random((64, OBJECTS, FEATURES), np.float32).astype(np.float16)
-    corners = np.sort(rng.random((OBJECTS, 2, 2), np.float32), axis=1).reshape(OBJECTS, 4)
-    ids = [f"image{number}" for number in range(IMAGES)]
-    with RegionWriter(
-        path,
-        ids,
-        np.full(IMAGES, OBJECTS),
-        feature_size=FEATURES,
-        num_objects=1600,
-        num_attributes=400,
-        source="random numbers",
-        fingerprint="loader benchmark",
-    ) as writer:
-        for row, image_id in enumerate(ids):
-            image = ImageRegions(
-                image_id=image_id,
-                width=640,
-                height=480,
-                features=features[row % 64],
-                boxes=corners * np.array([640, 480, 640, 480], np.float32),
-                object_ids=rng.integers(1600, size=OBJECTS),
-                object_confidences=rng.random(OBJECTS, np.float32),
-                attribute_ids=rng.integers(400, size=OBJECTS),
-                attribute_confidences=rng.random(OBJECTS, np.float32),
-            )
-            writer.write(row, image)
-    yield RegionStore(path)
+    yield write_regions(path, IMAGES)
     path.unlink()
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
-    path = tmp_path_factory.mktemp("text") / "vocab.txt"
-    path.write_text("\n".join([*SPECIAL_TOKENS, *WORDS]) + "\n", encoding="utf-8")
-    return TextEncoder(path)
+    return write_vocabulary(tmp_path_factory.mktemp("text") / "vocab.txt")
 
 
 @pytest.fixture(scope="module")
 def examples(store: RegionStore, text: TextEncoder, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    """48,000 sentences of 6 to 16 word pieces, half of them questions with two answers."""
-    rng = np.random.default_rng(1)
-
-    def sentence() -> str:
-        return " ".join(WORDS[word] for word in rng.integers(len(WORDS), size=rng.integers(6, 17)))
-
-    entries = [
-        {
-            "img_id": image_id,
-            "sentf": {name: [sentence() for _ in range(SENTENCES // 2)] for name in ("mscoco", "vqa")},
-            "labelf": {"vqa": [{f"a{rng.integers(3000)}": 1.0, "yes": 0.3} for _ in range(SENTENCES // 2)]},
-        }
-        for image_id in store.image_ids
-    ]
-    path = tmp_path_factory.mktemp("examples") / "examples.json"
-    write_entries(path, entries)
-    answers = AnswerMap([f"a{number}" for number in range(3000)] + ["yes"])
-    return read_examples([path], store, text, answers)
+    """48,000 sentences, half of them questions with two answers."""
+    path = write_examples(tmp_path_factory.mktemp("examples") / "examples.json", store.image_ids, SENTENCES)
+    return read_examples([path], store, text, AnswerMap(ANSWERS))
 
 
 class Tally:
