@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/lxmert-fast demo $(if $(DATA),--data '$(DATA)')
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/interpret -n 2
 
 lint: $(STAMP)

@@ -55,10 +55,13 @@ def test_saving_blocks_for_under_two_seconds(benchmark: BenchmarkFixture, tmp_pa
     )
     engine.reserve(folder)
     folder.wait()
+    blocked: list[float] = []
     written: list[float] = []
 
     def save() -> None:
+        began = time.perf_counter()
         engine.save_checkpoint(folder, {})
+        blocked.append(time.perf_counter() - began)
 
     def until_written() -> None:
         began = time.perf_counter()
@@ -73,7 +76,7 @@ def test_saving_blocks_for_under_two_seconds(benchmark: BenchmarkFixture, tmp_pa
     assert engine.load_checkpoint(folder)[0] is not None
     benchmark.extra_info["seconds_to_load"] = time.perf_counter() - began
     if not tiny:
-        assert benchmark.stats["max"] < BLOCKED
+        assert max(blocked) < BLOCKED
 
 
 @pytest.mark.benchmark(group="scale: from the command to the next update")

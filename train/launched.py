@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from lxmert_fast.unused import unused_parameters
 from .engine import Engine, LocalEngine, pick_device
 from .optim import make_optimizer, make_schedule, parameter_groups
 from .ranks import Ranks, join_ranks, read_environment
+from .same import check_same, code_facts, digest
 from .settings import OptimisationSettings, RunSettings
 from .task import Task
 
@@ -26,8 +26,6 @@ class Launched(NamedTuple):
     engine: Engine
     ranks: Ranks
     updates_per_epoch: int
-    settings: str
-    """A digest of the settings, to compare ranks by."""
 
 
 def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> Launched:
@@ -51,6 +49,9 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     _check_together(optimisation, launched=environment is not None)
     _prepare(task.model, optimisation)
     ranks = join_ranks(device, run.timeout, run.start_timeout)
+    said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
+    # before the engines meet, which would wait for each other over models that differ
+    check_same(ranks, code_facts() | task.facts() | {"settings": digest([said])})
     groups = parameter_groups(task.model, task.late_parameters())
     optimizer = make_optimizer(optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay)
     schedule = make_schedule(optimizer, per_epoch * optimisation.epochs, optimisation.warmup)
@@ -78,8 +79,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
             micro_batch=micro_batch,
             device=device,
         )
-    said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
-    return Launched(engine, ranks, per_epoch, hashlib.sha256(said.encode()).hexdigest()[:16])
+    return Launched(engine, ranks, per_epoch)
 
 
 def cut(optimisation: OptimisationSettings, num_ranks: int) -> tuple[int, int]:

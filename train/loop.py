@@ -21,11 +21,11 @@ from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
 from lxmert_fast.errors import Diverged, InputError
 
 from .checkpoints import CheckpointFolder, publish_folder
+from .engine import is_finite
 from .guard import Guard
 from .launched import Launched, launch
 from .metrics import MetricsLog
 from .optim import decay_from_first_epoch
-from .same import check_same, code_facts
 from .settings import OptimisationSettings, RunSettings
 from .shares import Counts, shares
 from .stop import StopRequest, leave_signals_to_the_trainer, signal_name, stop_on_signals
@@ -97,7 +97,6 @@ class _Run:
         )
         self.per_epoch = launched.updates_per_epoch
         self.updates = self.per_epoch * optimisation.epochs
-        check_same(self.ranks, code_facts() | task.facts() | {"settings": launched.settings})
         self.folder = CheckpointFolder(run.output / "checkpoints", self.ranks, keep=run.keep)
         self.checkpoint: Path | None = None
         self.stopped: str | None = None
@@ -285,15 +284,13 @@ class _Run:
     def _bad_update(self, problem: str, parts: list[Batch], sums: Counts) -> None:
         """Leave it out, go back, or end."""
         update = self.engine.global_steps
-        mine = None
-        if sums["total"] - sums["total"] != 0.0:
-            mine = [name for batch in parts for name in batch.example_ids]
-        told = self.ranks.gather(mine)
-        guilty = [(rank, ids) for rank, ids in enumerate(told) if ids]
-        rank, ids = guilty[0] if guilty else (0, [name for batch in parts for name in batch.example_ids])
+        names = [name for batch in parts for name in batch.example_ids]
+        told = self.ranks.gather((is_finite(sums["total"]), names[:8], len(names)))
+        rank = next((rank for rank, (finite, *_) in enumerate(told) if not finite), 0)
+        _, shown, count = told[rank]
         where = f"rank {rank}, batch" if self.ranks.size > 1 else "batch"
-        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
-        line = f"{problem} at update {update}; {where}: {', '.join(ids[:8])}{more}"
+        more = f" and {count - len(shown)} more" if count > len(shown) else ""
+        line = f"{problem} at update {update}; {where}: {', '.join(shown)}{more}"
         self.log.write("bad", update, {"epoch": self.epoch, "problem": line})
         if self.guard.may_skip():
             self.skipped += 1
@@ -305,20 +302,10 @@ class _Run:
             if checkpoint is not None:
                 self.report(f"rolled back to {checkpoint.folder.name}, going on behind the bad data: {line}")
                 return
-        back = (
-            f"last good checkpoint: {self.checkpoint}"
-            if self.checkpoint
-            else "no checkpoint had been written yet"
-        )
-        self._keep_last_checkpoint()
+        self.folder.wait()  # for a checkpoint that is being written
+        there = self.checkpoint
+        back = f"last good checkpoint: {there}" if there else "no checkpoint had been written yet"
         raise Diverged(f"{line}; {back}")
-
-    def _keep_last_checkpoint(self) -> None:
-        """Let the checkpoint that is being written be finished, whatever comes next."""
-        try:
-            self.folder.wait()
-        except InputError as error:
-            self.report(str(error))
 
     def _end(self, epoch: int) -> None:
         """Validation, the best model, and a checkpoint at the start of the next epoch."""
