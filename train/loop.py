@@ -21,6 +21,7 @@ from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
 from lxmert_fast.errors import Diverged, InputError
 
 from .checkpoints import CheckpointFolder, publish_folder
+from .engine import is_finite
 from .guard import Guard
 from .launched import Launched, launch
 from .metrics import MetricsLog
@@ -99,7 +100,6 @@ class _Run:
         self.updates = self.per_epoch * optimisation.epochs
         check_same(self.ranks, code_facts() | task.facts() | {"settings": launched.settings})
         self.folder = CheckpointFolder(run.output / "checkpoints", self.ranks, keep=run.keep)
-        self.checkpoint: Path | None = None
         self.stopped: str | None = None
         self.description = task.description()
         self.window = Window()
@@ -147,7 +147,6 @@ class _Run:
         if self.ranks.first:
             self.folder.clear_partial()
         if checkpoint is not None:
-            self.checkpoint = checkpoint.folder
             self._check_plan(checkpoint.folder, state["plan"])
         self.epoch, self.update = state.get("epoch", 0), state.get("update", 0)
         self.best: dict[str, Any] = state.get("best", {})
@@ -215,6 +214,8 @@ class _Run:
                 problem = self.guard.judge(losses["total"])
                 if problem:
                     loss = loss * float("nan")
+                else:
+                    self.window.add_losses(losses)
             self.engine.backward(loss)
             applied = self.engine.step()
         self.update += 1
@@ -239,7 +240,7 @@ class _Run:
         *values, waited, signals, signalled, failed = told
         self.window.waited = 0.0
         losses = dict(zip(names, values, strict=True))
-        self.window.add(losses, totals.get("pairs", 0.0), totals.get("tokens", 0.0), waited)
+        self.window.add(totals.get("pairs", 0.0), totals.get("tokens", 0.0), waited)
         if signalled:
             self.stopped = signal_name(round(signals / signalled))
         if failed:
@@ -269,7 +270,7 @@ class _Run:
             "epoch": self.epoch,
             "losses": losses,
             "lr": self.engine.get_lr()[0],
-            "grad_norm": self.engine.get_global_grad_norm(),
+            "grad_norm": _finite(self.engine.get_global_grad_norm()),
             "loss_scale": self.engine.loss_scale(),
             "skipped": self.skipped,
             **rates,
@@ -305,12 +306,9 @@ class _Run:
             if checkpoint is not None:
                 self.report(f"rolled back to {checkpoint.folder.name}, going on behind the bad data: {line}")
                 return
-        back = (
-            f"last good checkpoint: {self.checkpoint}"
-            if self.checkpoint
-            else "no checkpoint had been written yet"
-        )
         self._keep_last_checkpoint()
+        last = self.folder.last()
+        back = f"last good checkpoint: {last}" if last else "no checkpoint had been written yet"
         raise Diverged(f"{line}; {back}")
 
     def _keep_last_checkpoint(self) -> None:
@@ -350,7 +348,7 @@ class _Run:
         self.ranks.all_or_none(problem)
 
     def _save(self, epoch: int, update: int) -> None:
-        self.checkpoint = self.engine.save_checkpoint(
+        self.engine.save_checkpoint(
             self.folder,
             {
                 "plan": self._plan(),
@@ -382,6 +380,11 @@ class _Run:
             "rolled_back": self.guard.rolled_back,
             "stopped": self.stopped,
         }
+
+
+def _finite(value: float | None) -> float | None:
+    """A number that JSON can hold, or None."""
+    return value if value is not None and is_finite(value) else None
 
 
 def _in_words(values: dict[str, Any]) -> str:
