@@ -191,6 +191,11 @@ class CheckpointFolder:
             raise InputError(f"{self.folder}: none of its {len(names)} checkpoints can be read")
         return None
 
+    def last(self) -> Path | None:
+        """Where the newest finished one lies, None without any; `newest` says whether it is whole."""
+        names = self._names()
+        return self.folder / names[0] if names else None
+
     def _share(self, checkpoint: Checkpoint) -> list[str]:
         files = sorted(checkpoint.manifest["files"])
         if checkpoint.num_ranks == self.ranks.size:

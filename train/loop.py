@@ -98,7 +98,6 @@ class _Run:
         self.per_epoch = launched.updates_per_epoch
         self.updates = self.per_epoch * optimisation.epochs
         self.folder = CheckpointFolder(run.output / "checkpoints", self.ranks, keep=run.keep)
-        self.checkpoint: Path | None = None
         self.stopped: str | None = None
         self.description = task.description()
         self.window = Window()
@@ -146,7 +145,6 @@ class _Run:
         if self.ranks.first:
             self.folder.clear_partial()
         if checkpoint is not None:
-            self.checkpoint = checkpoint.folder
             self._check_plan(checkpoint.folder, state["plan"])
         self.epoch, self.update = state.get("epoch", 0), state.get("update", 0)
         self.best: dict[str, Any] = state.get("best", {})
@@ -214,6 +212,8 @@ class _Run:
                 problem = self.guard.judge(losses["total"])
                 if problem:
                     loss = loss * float("nan")
+                else:
+                    self.window.add_losses(losses)
             self.engine.backward(loss)
             applied = self.engine.step()
         self.update += 1
@@ -238,7 +238,7 @@ class _Run:
         *values, waited, signals, signalled, failed = told
         self.window.waited = 0.0
         losses = dict(zip(names, values, strict=True))
-        self.window.add(losses, totals.get("pairs", 0.0), totals.get("tokens", 0.0), waited)
+        self.window.add(totals.get("pairs", 0.0), totals.get("tokens", 0.0), waited)
         if signalled:
             self.stopped = signal_name(round(signals / signalled))
         if failed:
@@ -268,7 +268,7 @@ class _Run:
             "epoch": self.epoch,
             "losses": losses,
             "lr": self.engine.get_lr()[0],
-            "grad_norm": self.engine.get_global_grad_norm(),
+            "grad_norm": _finite(self.engine.get_global_grad_norm()),
             "loss_scale": self.engine.loss_scale(),
             "skipped": self.skipped,
             **rates,
@@ -303,8 +303,8 @@ class _Run:
                 self.report(f"rolled back to {checkpoint.folder.name}, going on behind the bad data: {line}")
                 return
         self.folder.wait()  # for a checkpoint that is being written
-        there = self.checkpoint
-        back = f"last good checkpoint: {there}" if there else "no checkpoint had been written yet"
+        last = self.folder.last()
+        back = f"last good checkpoint: {last}" if last else "no checkpoint had been written yet"
         raise Diverged(f"{line}; {back}")
 
     def _end(self, epoch: int) -> None:
@@ -337,7 +337,7 @@ class _Run:
         self.ranks.all_or_none(problem)
 
     def _save(self, epoch: int, update: int) -> None:
-        self.checkpoint = self.engine.save_checkpoint(
+        self.engine.save_checkpoint(
             self.folder,
             {
                 "plan": self._plan(),
@@ -369,6 +369,11 @@ class _Run:
             "rolled_back": self.guard.rolled_back,
             "stopped": self.stopped,
         }
+
+
+def _finite(value: float | None) -> float | None:
+    """A number that JSON can hold, or None."""
+    return value if value is not None and is_finite(value) else None
 
 
 def _in_words(values: dict[str, Any]) -> str:

@@ -70,8 +70,9 @@ def source_digest() -> str:
     """Of every Python file of the package, wherever its rooms are installed from."""
     digest = hashlib.sha256()
     for room in ("lxmert_fast", "lxmert_fast.kernels", "lxmert_fast.train"):
-        for folder in __import__(room, fromlist=["__path__"]).__path__:
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(str(path.relative_to(folder)).encode())
-                digest.update(path.read_bytes())
+        # its first place alone: in a checkout the package's second one is the root, with .venv and all
+        folder = Path(__import__(room, fromlist=["__path__"]).__path__[0])
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

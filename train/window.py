@@ -42,15 +42,18 @@ class Window:
                 return
             yield batch
 
-    def add(self, losses: dict[str, float], pairs: float, tokens: float, waited: float) -> None:
-        """One update: global means by name ("total" among them), sums over the ranks, mean waiting."""
+    def add(self, pairs: float, tokens: float, waited: float) -> None:
+        """What an update took: sums over the ranks, mean waiting."""
+        self._pairs += pairs
+        self._tokens += tokens
+        self._waited += waited
+
+    def add_losses(self, losses: dict[str, float]) -> None:
+        """Of an update that is not left out: global means by name, "total" among them."""
         self.last_loss = losses["total"]
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._updates += 1
-        self._pairs += pairs
-        self._tokens += tokens
-        self._waited += waited
 
     def mean_losses(self) -> dict[str, float]:
         """By name, over the updates of this line; {} where there were none."""
