@@ -21,6 +21,7 @@ from lxmert_fast.errors import InputError
 
 from .config_files import merged
 from .engine import Engine, clip_gradients, is_finite, to_device
+from .memory import BUCKET
 from .ranks import Ranks, lost
 from .segments import share_norms
 from .settings import OptimisationSettings
@@ -234,7 +235,11 @@ def deepspeed_config(
     """DeepSpeed's configuration for our settings; `optimisation.deepspeed` goes on top, key by key."""
     zero = settings.zero
     pinned = device.type == "cuda"
-    partition: dict[str, Any] = {"stage": zero.stage}
+    partition: dict[str, Any] = {
+        "stage": zero.stage,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+    }
     if zero.offload_optimizer:
         partition["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
     if zero.offload_parameters:
