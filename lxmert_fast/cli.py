@@ -36,7 +36,21 @@ app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("doctor")(doctor)
 
-Config = Annotated[Path, typer.Argument(help="A YAML file; the package ships some in train/configs.")]
+Config = Annotated[
+    str | None,
+    typer.Argument(
+        help="A YAML file, or the name of one that ships, such as vqa; if absent, the command's name."
+    ),
+]
+OnTop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="CONFIG",
+        help="A YAML file of a few keys, to go on top of CONFIG and below the overrides; or the name of one "
+        "that ships: zero1, zero2, zero3, zero3_offload. Repeatable, a later one goes above an earlier one.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="section.key=value, such as optimisation.lr=5e-5 or run.output=runs/mine."),
@@ -51,28 +65,29 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
 @app.command()
-def pretrain(config: Config, overrides: Overrides = None) -> None:
+def pretrain(config: Config = None, overrides: Overrides = None, on_top: OnTop = None) -> None:
     """Pre-train with the five tasks of the paper; run it again to go on after an interruption."""
     from .train.pretraining import pretrain as run
     from .train.settings import PretrainSettings, load_settings
 
-    _report(run(load_settings(PretrainSettings, config, overrides)))
+    _report(run(load_settings(PretrainSettings, *_files("pretrain", config, overrides), on_top)))
 
 
 @app.command()
-def finetune(config: Config, overrides: Overrides = None) -> None:
+def finetune(config: Config = None, overrides: Overrides = None, on_top: OnTop = None) -> None:
     """Fine-tune on a question-answering data set; run it again to go on after an interruption."""
     from .train.finetuning import finetune as run
     from .train.settings import FinetuneSettings, load_settings
 
-    _report(run(load_settings(FinetuneSettings, config, overrides)))
+    _report(run(load_settings(FinetuneSettings, *_files("finetune", config, overrides), on_top)))
 
 
 @app.command(context_settings={"allow_interspersed_args": True})
 def launch(
     command: Annotated[Literal["pretrain", "finetune"], typer.Argument(help="What to run on every rank.")],
-    config: Config,
+    config: Config = None,
     overrides: Overrides = None,
+    on_top: OnTop = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks of this host; its GPUs if absent.", min=1)] = None,
     hostfile: Annotated[Path | None, typer.Option(help="Several hosts: `name slots=N` a line.")] = None,
     node_rank: Annotated[
@@ -91,10 +106,11 @@ def launch(
     hosts = Hosts(ranks, hostfile, node_rank, master_addr, master_port)
     kind: type[PretrainSettings] | type[FinetuneSettings]
     kind = PretrainSettings if command == "pretrain" else FinetuneSettings
-    output = load_settings(kind, config, overrides).run.output
+    config, overrides = _files(command, config, overrides)
+    output = load_settings(kind, config, overrides, on_top).run.output
     code = supervise(
         command,
-        ["--config", str(config), *(overrides or [])],
+        ["--config", config, *(word for layer in on_top or [] for word in ("--with", layer)), *overrides],
         hosts,
         max_restarts=max_restarts,
         checkpoints=output / "checkpoints",
@@ -153,6 +169,14 @@ def demo(
     from .train.demo import run_demo
 
     run_demo(output, data)
+
+
+def _files(command: str, config: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
+    """The configuration and the overrides, where the first word may be an override already."""
+    words = [word for word in (config, *(overrides or [])) if word is not None]
+    if words and ("=" not in words[0] or Path(words[0]).is_file()):
+        return words[0], words[1:]
+    return command, words
 
 
 def _console():  # type: ignore[no-untyped-def]

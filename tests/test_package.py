@@ -70,9 +70,9 @@ def test_the_wheel_works_from_another_folder(wheel, tmp_path):
         cwd=tmp_path,
     )
     program = """
-import lxmert_fast, lxmert_fast.kernels.self_attention as k, lxmert_fast.train.settings as s
+import lxmert_fast, lxmert_fast.kernels.self_attention as k, lxmert_fast.train.config_files as c
 from lxmert_fast import LxmertConfig, LxmertForQuestionAnswering
-print(lxmert_fast.__file__, k.__file__, sorted(p.stem for p in s.CONFIGS.glob("*.yaml")))
+print(lxmert_fast.__file__, k.__file__, c.shipped_names(whole=True))
 """
     printed = run(python, "-c", program, cwd=tmp_path)
     assert str(REPO) not in printed

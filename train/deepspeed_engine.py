@@ -19,7 +19,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lxmert_fast.errors import InputError
 
+from .config_files import merged
 from .engine import Engine, clip_gradients, is_finite, to_device
+from .memory import BUCKET
 from .ranks import Ranks, lost
 from .segments import share_norms
 from .settings import OptimisationSettings
@@ -233,7 +235,11 @@ def deepspeed_config(
     """DeepSpeed's configuration for our settings; `optimisation.deepspeed` goes on top, key by key."""
     zero = settings.zero
     pinned = device.type == "cuda"
-    partition: dict[str, Any] = {"stage": zero.stage}
+    partition: dict[str, Any] = {
+        "stage": zero.stage,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+    }
     if zero.offload_optimizer:
         partition["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
     if zero.offload_parameters:
@@ -249,15 +255,7 @@ def deepspeed_config(
         "bf16": {"enabled": settings.precision == "bf16" and zero.stage > 0},
         "fp16": {"enabled": settings.precision == "fp16", "initial_scale_power": 16},
     }
-    return _merged(config, settings.deepspeed)
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        held = merged.get(key)
-        merged[key] = _merged(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
-    return merged
+    return merged(config, settings.deepspeed)
 
 
 def import_deepspeed() -> Any:

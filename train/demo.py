@@ -36,11 +36,12 @@ from lxmert_fast.data.text import learn_vocabulary
 from lxmert_fast.data.vqa import Question, VqaFolder, read_questions
 from lxmert_fast.errors import InputError
 
+from .config_files import CONFIGS
 from .evaluate import Answers, Scores, evaluate_files, predict_files, score_answers
 from .figures import Look, plot_attention, plot_losses
 from .finetuning import finetune
 from .pretraining import pretrain
-from .settings import CONFIGS, FinetuneSettings, PretrainSettings, load_settings
+from .settings import FinetuneSettings, PretrainSettings, load_settings
 
 VOCABULARY_SIZE = 2000
 GRID = 4

@@ -1,6 +1,7 @@
 """What one rank keeps in memory, by ZeRO stage: the formulas of DeepSpeed 0.19.
 
-With P parameters, W ranks and e bytes a weight (4 in fp32, 2 in bf16 and fp16):
+With P parameters, W ranks and e bytes a weight: 4 in fp32, 2 in bf16 and fp16; but 4 in our bf16 at stage 0,
+which is autocast over fp32 weights, whose copies, 2 P, are kept from forward to backward:
 
     stage   weights   fp32 masters     optimizer   gradients        DeepSpeed's buckets
     0       e P       4 P if e = 2     s P         e P              e min(P, 5e8)
@@ -25,12 +26,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 FP32 = 4
+#: Elements: what `deepspeed_config` sets. DeepSpeed's own 5e8 would take more than this model's weights.
+BUCKET = 50_000_000
+#: Elements; DeepSpeed's constant of stage 0, which no option changes.
+ALL_REDUCE_BUCKET = 500_000_000
 #: Elements; DeepSpeed's defaults.
-BUCKET = 500_000_000
 MAX_REUSE_DISTANCE = 1_000_000_000
 PERSISTENCE_THRESHOLD = 100_000
 #: Two fp32 moments.
 STATE_BYTES = {"adamw": 8, "bertadam": 8, "lamb": 8}
+#: Of what is computed; weights are `weight_bytes`.
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -49,7 +54,7 @@ class Partition(NamedTuple):
     stage: int
     ranks: int
     element: int
-    """Bytes a weight."""
+    """Bytes a weight, and its gradient: `weight_bytes`."""
     state_bytes: int = 8
     """The optimizer's, a parameter."""
     bucket: int = BUCKET
@@ -58,6 +63,8 @@ class Partition(NamedTuple):
     """Elements: DeepSpeed's setting of that name, or its prefetch bucket if that is more."""
     offload_optimizer: bool = False
     offload_parameters: bool = False
+    autocast: bool = False
+    """Products are computed in bf16 on copies of fp32 weights."""
 
     @property
     def shared(self) -> int:
@@ -81,7 +88,7 @@ class RankMemory(NamedTuple):
     gradients: float
     buckets: float
     gathered: float
-    """Of stage 3, while a batch is computed."""
+    """While a batch is computed: whole weights of stage 3, autocast's copies."""
     update: float
     """While the optimizer steps: a flat copy of the gradients in fp32, but for stage 0 in fp32, and two
     intermediates of an optimizer on lists of tensors (a fused one has none)."""
@@ -99,6 +106,11 @@ class RankMemory(NamedTuple):
         return held + max(activations + self.gathered, self.update)
 
 
+def weight_bytes(precision: str, stage: int) -> int:
+    """Bytes of a weight and of its gradient."""
+    return ELEMENT_BYTES[precision] if stage else FP32
+
+
 def rank_memory(model: ModelSize, how: Partition) -> RankMemory:
     """Bytes of one rank; the module's docstring has the formulas.
 
@@ -108,13 +120,13 @@ def rank_memory(model: ModelSize, how: Partition) -> RankMemory:
     masters = FP32 * share if how.stage or e < FP32 else 0
     states = how.state_bytes * share
     update = FP32 * share * (3 if how.stage or e < FP32 else 2)
-    weights, gathered = float(e * p), 0.0
+    weights, gathered = float(e * p), float(ELEMENT_BYTES["bf16"] * p * how.autocast)
     if how.stage == 3:
         weights = e * (share + model.persistent)
         gathered = e * (p - model.persistent) * (1 - how.gathered_again(p))
     gradients = e * {0: p, 1: p + share, 2: share, 3: share}[how.stage]
     if how.stage == 0:
-        buckets = e * min(p, BUCKET)
+        buckets = e * min(p, ALL_REDUCE_BUCKET)
     elif how.stage == 3:
         buckets = 2 * e * how.bucket
     else:

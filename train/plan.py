@@ -18,6 +18,7 @@ from lxmert_fast.flops import TRAINING, forward_flops
 from lxmert_fast.models import LxmertForPreTraining
 
 from .activations import Activations, activation_bytes
+from .launched import cut
 from .memory import (
     ELEMENT_BYTES,
     PERSISTENCE_THRESHOLD,
@@ -26,8 +27,10 @@ from .memory import (
     Partition,
     RankMemory,
     rank_memory,
+    weight_bytes,
 )
 from .plan_inputs import Assumptions, Cluster, Run
+from .settings import OptimisationSettings
 from .wire import Wire, bytes_sent
 
 DAY = 24 * 3600
@@ -151,6 +154,10 @@ def _check(run: Run, cluster: Cluster) -> None:
         raise InputError(f"ZeRO stage {run.stage}, wanted 0, 1, 2 or 3")
     if run.offload_parameters and run.stage != 3:
         raise InputError("offload of parameters, wanted together with ZeRO stage 3")
+    if run.precision == "fp16" and run.stage == 0:
+        raise InputError(
+            "precision 'fp16' at ZeRO stage 0, wanted stage 1, 2 or 3; bf16 works at every stage"
+        )
     if run.offload_optimizer and run.stage == 0:
         raise InputError("offload of the optimizer at ZeRO stage 0, wanted stage 1, 2 or 3")
 
@@ -164,24 +171,27 @@ def _at(
     run: Run, cluster: Cluster, assumed: Assumptions, size: ModelSize, stage: int, micro: int
 ) -> Estimate:
     share = run.batch // cluster.ranks
-    micro = min(micro, share)
-    accumulation = -(-share // micro)
+    asked = OptimisationSettings(batch_size=run.batch, micro_batch_size=micro)
+    accumulation, micro = cut(asked, cluster.ranks)
+    autocast = run.precision == "bf16" and stage == 0
     how = Partition(
         stage,
         cluster.ranks,
-        ELEMENT_BYTES[run.precision],
+        weight_bytes(run.precision, stage),
         STATE_BYTES[run.optimizer],
         run.bucket,
         offload_optimizer=run.offload_optimizer,
         offload_parameters=run.offload_parameters,
+        autocast=autocast,
     )
     memory = rank_memory(size, how)
     kept = activation_bytes(
         run.config,
         run.pair.batch(micro),
-        how.element,
+        ELEMENT_BYTES[run.precision],
         checkpointing=run.checkpointing,
-        apart=stage == 3,
+        # autocast too keeps what GELU gives
+        apart=autocast or stage == 3,
     )
     forward = forward_flops(run.config, *run.pair.batch(share))
     passes = TRAINING + (1 if run.checkpointing else 0)

@@ -149,4 +149,4 @@ class Run:
         """Those that come into question."""
         if self.stage is not None:
             return [self.stage]
-        return [1, 2, 3] if self.offload_optimizer else [0, 1, 2, 3]
+        return [1, 2, 3] if self.offload_optimizer or self.precision == "fp16" else [0, 1, 2, 3]

@@ -16,7 +16,7 @@ from transformers import LxmertConfig
 from lxmert_fast.pages import put, table
 
 from .curves import points, points_table
-from .memory import ELEMENT_BYTES, Partition, rank_memory
+from .memory import Partition, rank_memory, weight_bytes
 from .plan import model_size, most_pairs
 from .plan_inputs import PAPER_PAIRS, Assumptions, Cluster, Run
 
@@ -35,7 +35,9 @@ def memory_table() -> str:
     lines = []
     for precision in ("fp32", "bf16"):
         for stage in range(4):
-            one = rank_memory(size, Partition(stage, RANKS, ELEMENT_BYTES[precision]))
+            autocast = precision == "bf16" and stage == 0
+            how = Partition(stage, RANKS, weight_bytes(precision, stage), autocast=autocast)
+            one = rank_memory(size, how)
             parts = one.weights, one.masters, one.states, one.gradients, one.buckets, one.gathered, one.update
             cells = [f"{part / 1e9:.2f}" for part in (*parts, one.peak(0))]
             lines.append([precision, str(stage), *cells])

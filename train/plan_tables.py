@@ -22,6 +22,7 @@ def memory_lines(found: Estimate) -> Lines:
     shared = " / W" if stage else ""
     gradients = {0: "e P", 1: "e P + e P / W", 2: "e P / W", 3: "e P / W"}[stage]
     buckets = {0: "e min(P, 5e8)", 3: "2 e bucket"}.get(stage, "e (bucket + min(P, bucket))")
+    copies = f"{'e' if stage else '2'} P: let go after backward"
     rows = [
         ("weights", one.weights, "e P / W and small ones whole" if stage == 3 else "e P"),
         ("fp32 masters", one.masters, f"4 P{shared}"),
@@ -29,7 +30,7 @@ def memory_lines(found: Estimate) -> Lines:
         ("gradients", one.gradients, gradients),
         ("DeepSpeed's buckets", one.buckets, buckets),
         (f"activations of {found.micro} pairs", sum(found.activations), "train/activations.py"),
-        ("gathered weights", one.gathered, "e P: let go after backward"),
+        ("gathered weights" if stage else "autocast's copies", one.gathered, copies),
         ("update", one.update, "fp32 gradients and two intermediates; not with activations"),
     ]
     lines = [[name, f"{value / GB:.2f}", formula] for name, value, formula in rows if value]

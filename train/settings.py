@@ -1,11 +1,12 @@
 """Configuration files: one readable YAML a task, checked key by key, overridable on the command line.
 
-`lxmert-fast pretrain pretrain.yaml optimisation.lr=5e-5 run.output=runs/mine` reads the file, puts the
-overrides on top and refuses what it does not know, naming the key.
+`lxmert-fast finetune vqa --with zero2 optimisation.lr=5e-5 run.output=runs/mine` reads the file, puts the
+other file and then the overrides on top, and refuses what it does not know, naming the key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lxmert_fast.errors import InputError
+
+from .config_files import find_config, read_config
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -217,24 +220,27 @@ class FinetuneSettings(Section):
 S = TypeVar("S", bound=Section)
 
 
-def load_settings(kind: type[S], path: Path, overrides: list[str] | None = None) -> S:
-    """Read a configuration file, put `section.key=value` overrides on top, check every key.
+def load_settings(
+    kind: type[S],
+    source: str | Path,
+    overrides: Sequence[str] | None = None,
+    on_top: Sequence[str | Path] | None = None,
+) -> S:
+    """Read a configuration, put other files on top, then `section.key=value` overrides; check every key.
+
+    Args:
+        source: a path, or the name of a configuration that ships, such as "vqa".
+        on_top: likewise, files of a few keys, such as "zero2"; a later one goes above an earlier one.
 
     Raises:
         InputError: a missing or unreadable file, an override that is not `key=value`, an unknown key or a
             value outside its range; the line names file and key.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such configuration file; see the ones in {CONFIGS}")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: holds {type(tree).__name__}, wanted sections such as data, model, run")
+    files = [find_config(source, whole=True), *(find_config(layer, whole=False) for layer in on_top or [])]
+    tree = read_config(files)
     for override in overrides or []:
         _apply(tree, override)
-    return check_settings(kind, tree, str(path))
+    return check_settings(kind, tree, " with ".join(map(str, files)))
 
 
 def check_settings(kind: type[S], tree: dict[str, Any], source: str) -> S:
@@ -264,7 +270,3 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         tree[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError(f"override {override!r}: {value!r} is not a YAML value") from None
-
-
-CONFIGS = Path(__file__).parent / "configs"
-"""The configuration files that ship with the package."""

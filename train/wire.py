@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from .memory import Partition
+from .memory import ALL_REDUCE_BUCKET, Partition
 
 Backend = Literal["nccl", "gloo"]
 
@@ -61,7 +61,7 @@ def bytes_sent(
     """
     ring = (how.ranks - 1) / how.ranks
     size = parameters * how.element * ring
-    buckets = -(-parameters // how.bucket)
+    buckets = -(-parameters // (how.bucket if how.stage else ALL_REDUCE_BUCKET))
     if how.ranks == 1:
         return Wire(0, 0, 0)
     if how.stage == 0:

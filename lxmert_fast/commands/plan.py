@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 
 def plan(
     config: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="A pre-training YAML, for sizes, batch, epochs, optimizer; the paper's if absent."
+            help="A pre-training YAML, or the name of one that ships, for sizes, batch, micro batch, epochs, "
+            "optimizer, precision and ZeRO; options win over it. The paper's sizes if absent."
+        ),
+    ] = None,
+    on_top: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="CONFIG",
+            help="A YAML file to go on top of CONFIG (`pretrain` if absent), or the name of one that ships; "
+            "repeatable.",
         ),
     ] = None,
     nodes: Annotated[int, typer.Option(min=1)] = 1,
@@ -34,15 +44,25 @@ def plan(
         float | None, typer.Option(help="GB/s of its memory, in place of the named GPU's.")
     ] = None,
     network: Annotated[float, typer.Option(min=0.001, help="Gbit/s of a node.")] = 100.0,
-    zero: Annotated[int | None, typer.Option(help="Stage 0 to 3; the fastest that fits if absent.")] = None,
+    zero: Annotated[
+        int | None,
+        typer.Option(help="Stage 0 to 3; if absent CONFIG's, or the fastest that fits where it names none."),
+    ] = None,
     offload: Annotated[
-        bool, typer.Option("--offload", help="Optimizer (and at stage 3 weights) in the host's memory.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--offload/--no-offload", help="Optimizer (and at stage 3 weights) in the host's memory."
+        ),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; bf16 without CONFIG.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="bertadam, adamw or lamb.")] = None,
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Compute layers twice.")] = False,
+    checkpointing: Annotated[
+        bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Compute layers twice.")
+    ] = None,
     micro: Annotated[int | None, typer.Option(min=1, help="Pairs of a forward pass on a rank.")] = None,
-    bucket: Annotated[int, typer.Option(min=1, help="DeepSpeed's bucket, elements.")] = 500_000_000,
+    bucket: Annotated[
+        int | None, typer.Option(min=1, help="DeepSpeed's bucket, elements; the one that training sets.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Of an epoch; the paper's if absent.")] = None,
     tokens: Annotated[float | None, typer.Option(min=2, help="Mean of a text.")] = None,
@@ -68,22 +88,25 @@ def plan(
     Recommends a ZeRO stage and a micro batch. Bytes and FLOPs follow from formulas (train/memory.py, wire.py,
     activations.py); seconds from those and from what is assumed, which the last line repeats.
     """
-    run, cluster = _run(config), _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, gpu_bandwidth, network)
+    run, cluster = (
+        _run(config, on_top or []),
+        _cluster(nodes, gpus, gpu, gpu_memory, gpu_tflops, gpu_bandwidth, network),
+    )
     sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size} | _layers(layers)
     pair = run.pair._replace(sentences_per_image=sentences_per_image)
     run = _with(
         replace(
             run,
             config=_resized(run.config, sizes),
-            stage=zero,
-            micro=micro,
-            bucket=bucket,
-            checkpointing=checkpointing or run.checkpointing,
-            offload_optimizer=offload,
-            offload_parameters=offload and zero == 3,
             pair=pair if tokens is None else pair._replace(tokens=tokens),
         ),
         {
+            "stage": zero,
+            "micro": micro,
+            "bucket": bucket,
+            "checkpointing": checkpointing,
+            "offload_optimizer": offload,
+            "offload_parameters": offload,
             "batch": batch,
             "precision": precision,
             "optimizer": optimizer,
@@ -91,21 +114,22 @@ def plan(
             "pairs": pairs,
         },
     )
+    run = replace(run, offload_parameters=run.offload_parameters and run.stage == 3)
     assumed = _assumed(assume or [])
     _show(run, cluster, assumed, as_json)
     if curves is not None:
         _draw(run, cluster, assumed, curves)
 
 
-def _run(config: Path | None) -> Run:
+def _run(config: str | None, on_top: list[str]) -> Run:
     from transformers import LxmertConfig
 
     from lxmert_fast.train.plan_inputs import Run
     from lxmert_fast.train.settings import PretrainSettings, load_settings
 
-    if config is None:
+    if config is None and not on_top:
         return Run(LxmertConfig())
-    settings = load_settings(PretrainSettings, config)
+    settings = load_settings(PretrainSettings, config or "pretrain", on_top=on_top)
     sizes = settings.model.model_dump(exclude={"start_from", "start_answers"})
     how = settings.optimisation
     return Run(
@@ -113,6 +137,11 @@ def _run(config: Path | None) -> Run:
         batch=how.batch_size,
         precision=how.precision,
         optimizer=how.optimizer,
+        # a stage that nobody has written down is for the plan to choose
+        stage=how.zero.stage if "stage" in how.zero.model_fields_set else None,
+        micro=how.micro_batch_size,
+        offload_optimizer=how.zero.offload_optimizer,
+        offload_parameters=how.zero.offload_parameters,
         checkpointing=how.gradient_checkpointing,
         epochs=how.epochs,
     )

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from lxmert_fast.errors import InputError
-from lxmert_fast.train.settings import CONFIGS, FinetuneSettings, PretrainSettings, load_settings
+from lxmert_fast.train.config_files import shipped_names
+from lxmert_fast.train.settings import FinetuneSettings, PretrainSettings, load_settings
 
 MINIMAL = {
     "data": {"train": ["a.json"], "regions": ["r.h5"], "vocabulary": "v.txt"},
@@ -20,14 +21,18 @@ def write(tmp_path, tree) -> object:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_configurations_are_valid(path):
-    kind = PretrainSettings if yaml.safe_load(path.read_text())["task"] == "pretrain" else FinetuneSettings
-    load_settings(kind, path)
+def kind_of(name: str) -> type[PretrainSettings] | type[FinetuneSettings]:
+    return PretrainSettings if "pretrain" in name else FinetuneSettings
+
+
+@pytest.mark.parametrize("name", shipped_names(whole=True))
+def test_shipped_configurations_are_valid(name):
+    load_settings(kind_of(name), name)
 
 
 def test_there_are_shipped_configurations():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} >= {"pretrain", "vqa", "easyvqa"}
+    assert set(shipped_names(whole=True)) >= {"pretrain", "pretrain_large_batch", "vqa", "easyvqa"}
+    assert shipped_names(whole=False) == ["zero1", "zero2", "zero3", "zero3_offload"]
 
 
 def test_defaults_are_the_papers(tmp_path):
