@@ -65,6 +65,25 @@ def job(base: dict[str, Any], output: Path, **optimisation: Any) -> dict[str, An
     }
 
 
+def write_questions(folder: Path, base: dict[str, Any]) -> dict[str, Any]:
+    """Questions about the images of `write_data`; the "data" section of a fine-tuning."""
+    from small_data import write_json
+
+    for name, count in (("questions", 80), ("held out", 23)):
+        rows = [
+            {
+                "question_id": number,
+                "img_id": f"i{number % 20}",
+                "sent": f"w{number % 90} w{(7 * number) % 90} w{number % 11}",
+                "label": {f"a{number % 3}": 1.0, "a3": 0.3},
+            }
+            for number in range(count)
+        ]
+        write_json(folder / f"{name}.json", rows)
+    files = {"train": str(folder / "questions.json"), "valid": str(folder / "held out.json")}
+    return files | {name: base["data"][name] for name in ("regions", "vocabulary")}
+
+
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
     """What a launcher sets."""
     return os.environ | {
@@ -106,12 +125,20 @@ def run_ranks(size: int, jobs: list[dict[str, Any]], timeout: float = 240) -> li
     return json.loads(plan.with_suffix(".out").read_text())
 
 
-def _main(plan: Path) -> None:
+def train(tree: dict[str, Any]) -> dict[str, Any]:
+    """Run a job in this process."""
+    from lxmert_fast.train.finetuning import finetune
     from lxmert_fast.train.pretraining import pretrain
-    from lxmert_fast.train.settings import PretrainSettings, check_settings
+    from lxmert_fast.train.settings import FinetuneSettings, PretrainSettings, check_settings
 
+    if tree.get("task", "pretrain") == "pretrain":
+        return pretrain(check_settings(PretrainSettings, tree, "test"))
+    return finetune(check_settings(FinetuneSettings, tree, "test"))
+
+
+def _main(plan: Path) -> None:
     jobs = json.loads(plan.read_text())
-    summaries = [pretrain(check_settings(PretrainSettings, tree, "test")) for tree in jobs]
+    summaries = [train(tree) for tree in jobs]
     if os.environ["RANK"] == "0":
         plan.with_suffix(".out").write_text(json.dumps(summaries))
 

@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import job, run_ranks, write_data
+from small_runs import job, run_ranks, train, write_data, write_questions
 
 from lxmert_fast.train.metrics import read_metrics
-from lxmert_fast.train.pretraining import pretrain
-from lxmert_fast.train.settings import PretrainSettings, check_settings
 from lxmert_fast.train.trace import read_trace
 
 OFFLOADED = {"stage": 3, "offload_optimizer": True, "offload_parameters": True}
@@ -31,7 +29,10 @@ WAYS: dict[int, dict[str, dict[str, Any]]] = {
         "zero 3": {"zero": {"stage": 3}},
         "zero 3 offloaded": {"zero": OFFLOADED},
         "zero 2, four passes": {"zero": {"stage": 2}, "micro_batch_size": 2},
+        "zero 2, optimizer offloaded": {"zero": {"stage": 2, "offload_optimizer": True}},
+        "zero 3, activations again": {"zero": {"stage": 3}, "gradient_checkpointing": True},
         "lamb, zero 1": {"zero": {"stage": 1}, "optimizer": "lamb"},
+        "adamw, zero 2": {"zero": {"stage": 2}, "optimizer": "adamw"},
     },
     3: {"zero 1, shares of 5 and 6": {"zero": {"stage": 1}}},
     4: {"zero 3": {"zero": {"stage": 3}}},
@@ -59,7 +60,7 @@ def alone(folder: Path, base: dict[str, Any]) -> Any:
         if optimizer not in found:
             found[optimizer] = folder / f"alone-{optimizer}"
             tree = job(base, found[optimizer], optimizer=optimizer)
-            pretrain(check_settings(PretrainSettings, tree, "test"))
+            train(tree)
         return found[optimizer]
 
     return run
@@ -130,7 +131,7 @@ def test_a_run_goes_on_with_other_ranks_and_another_stage(
     from_1 = cut_back(wanted, folder / "from 1", 4)
     to = cut_back(together(2, "zero 1"), folder / "to 1", 16)
     tree = job(base, to)
-    assert pretrain(check_settings(PretrainSettings, tree, "test"))["resumed_at"] == 16
+    assert train(tree)["resumed_at"] == 16
     jobs = [
         job(base, from_2, zero={"stage": 3}),
         job(base, from_3, zero={"stage": 1}),
@@ -150,7 +151,7 @@ def test_without_a_single_label_on_a_rank_and_none_at_all(folder: Path, base: di
     for summary in run_ranks(2, [*rare, late]):
         assert summary["updates"] == 10
         assert all(torch.tensor(list(summary["last_losses"].values())).isfinite())
-    pretrain(check_settings(PretrainSettings, alone, "test"))
+    train(alone)
     # the answer head rests in the first epoch: under ZeRO too it must not decay then
     assert_same_weights(folder / "late", folder / "late alone")
 
@@ -166,3 +167,19 @@ def test_half_precision_trains(folder: Path, base: dict[str, Any]) -> None:
     assert other["last_losses"]["total"] == pytest.approx(whole["last_losses"]["total"], rel=2**-5)
     state = load_file(folder / "bf16" / "last" / "model.safetensors")
     assert {x.dtype for x in state.values()} == {torch.float32}
+
+
+def test_fine_tuning_is_the_same_too(folder: Path, base: dict[str, Any]) -> None:
+    """Losses, weights, and the validation whose questions the ranks share."""
+    data = write_questions(folder, base)
+
+    def questions(output: Path, **asked: Any) -> dict[str, Any]:
+        return job(base, output, **asked) | {"data": data, "task": "vqa"}
+
+    alone = train(questions(folder / "asked"))
+    stages = {stage: folder / f"asked at {stage}" for stage in (2, 3)}
+    found = run_ranks(2, [questions(run, zero={"stage": stage}) for stage, run in stages.items()])
+    for summary, run in zip(found, stages.values(), strict=True):
+        assert_same_run(run, folder / "asked")
+        assert summary["best"]["accuracy"] == pytest.approx(alone["best"]["accuracy"])
+        assert summary["best"]["epoch"] == alone["best"]["epoch"]
