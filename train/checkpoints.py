@@ -40,6 +40,7 @@ RUN_STATE = "run.pt"
 FORMAT = 1
 _PARTIAL = ".partial"
 _POLL = 0.05
+_SEEN_AFTER = 30.0
 
 
 def shard_name(rank: int) -> str:
@@ -129,6 +130,12 @@ class CheckpointFolder:
             except OSError as error:
                 problem = f"{partial}: cannot be made ({error.strerror or error})"
         self.ranks.all_or_none(problem)
+        self.ranks.all_or_none(
+            None
+            if _comes(partial)
+            else f"{partial}: made by rank 0 and not seen here; "
+            "wanted run.output on a file system that all ranks share"
+        )
         copies = self.writer.snapshot(tensors)
         name = shard_name(self.ranks.rank)
 
@@ -177,7 +184,9 @@ class CheckpointFolder:
         Raises:
             InputError: there are checkpoints, and all are damaged.
         """
-        names = self.ranks.from_first(self._names() if self.ranks.first else None)
+        names, problem = self.ranks.from_first(self._names_or_problem() if self.ranks.first else None)
+        if problem:
+            raise InputError(problem)
         for name in names:
             checkpoint, problem = self._open(self.folder / name)
             if checkpoint is not None:
@@ -222,6 +231,12 @@ class CheckpointFolder:
             names.remove(named)
             names.insert(0, named)
         return names
+
+    def _names_or_problem(self) -> tuple[list[str], str | None]:
+        try:
+            return self._names(), None
+        except InputError as error:
+            return [], str(error)
 
     def _open(self, folder: Path) -> tuple[Checkpoint | None, str | None]:
         try:
@@ -278,6 +293,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if version != FORMAT:
         raise InputError(f"{path}: format {version}, this version reads {FORMAT}")
     return Checkpoint(folder, manifest)
+
+
+def _comes(folder: Path) -> bool:
+    """Whether a folder is there, or will be: a network file system may show it seconds later."""
+    until = time.monotonic() + _SEEN_AFTER
+    while not folder.is_dir():
+        if time.monotonic() > until:
+            return False
+        time.sleep(_POLL)
+    return True
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from lxmert_fast.errors import InputError
 from .config_files import merged
 from .engine import Engine, clip_gradients, is_finite, to_device
 from .memory import BUCKET
-from .ranks import Ranks, lost
+from .ranks import Ranks, is_loss, lost
 from .segments import share_norms
 from .settings import OptimisationSettings
 from .shards import Piece, sharded_pieces, whole_pieces
@@ -83,6 +83,8 @@ class DeepSpeedEngine(Engine):
                 dist_init_required=False,
             )
         except (AssertionError, ValueError, RuntimeError) as error:
+            if is_loss(error):
+                raise lost(ranks, error) from None
             raise InputError(
                 f"optimisation: DeepSpeed does not take these settings ({' '.join(str(error).split())[:200]})"
             ) from None
@@ -122,10 +124,8 @@ class DeepSpeedEngine(Engine):
         """DeepSpeed's collectives fail with what the backend says; which is that a rank is lost."""
         try:
             yield
-        except torch.distributed.DistBackendError as error:
-            raise lost(self.ranks, error) from None
         except RuntimeError as error:
-            if any(word in str(error) for word in ("gloo", "NCCL", "Connection closed", "Connection reset")):
+            if is_loss(error):
                 raise lost(self.ranks, error) from None
             raise
 

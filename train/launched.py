@@ -32,7 +32,8 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     """Meet the other ranks and put the model into an engine.
 
     Raises:
-        InputError: settings that do not go together, too few examples, ranks that do not come.
+        InputError: settings that do not go together, too few examples, ranks that differ.
+        RanksLost: ranks that do not come.
     """
     environment = read_environment()
     device = pick_device(run.device, environment[2] if environment else None)

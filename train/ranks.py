@@ -97,6 +97,13 @@ class Ranks:
             raise lost(self, error) from None
 
 
+def is_loss(error: Exception) -> bool:
+    """Whether a backend's error says that another rank is gone, and not that the call was wrong."""
+    if isinstance(error, distributed.DistBackendError):
+        return True
+    return any(word in str(error) for word in ("gloo", "NCCL", "Connection closed", "Connection reset"))
+
+
 def lost(ranks: Ranks, error: Exception) -> RanksLost:
     """What a collective's failure means."""
     reason = " ".join(str(error).split())[:200]
@@ -112,7 +119,8 @@ def join_ranks(device: torch.device, timeout: float = 600.0, start_timeout: floa
         start_timeout: the same at the start, while hosts come up one after another.
 
     Raises:
-        InputError: variables that contradict each other, or ranks that did not come.
+        InputError: variables that contradict each other.
+        RanksLost: not all ranks came.
     """
     env = read_environment()
     if env is None:
@@ -128,7 +136,7 @@ def join_ranks(device: torch.device, timeout: float = 600.0, start_timeout: floa
             )
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(
+            raise RanksLost(
                 f"rank {rank} on {socket.gethostname()}: the {size} ranks did not meet at {address} within "
                 f"{start_timeout:.0f} s; wanted one process a slot of the hostfile, all with the same "
                 f"MASTER_ADDR and MASTER_PORT ({reason})"

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from thread_ranks import together
 
 from lxmert_fast.errors import InputError
 from lxmert_fast.train import checkpoint_writer, checkpoints
 from lxmert_fast.train.checkpoints import CheckpointFolder, open_checkpoint, publish_folder
+from lxmert_fast.train.ranks import Ranks
 from lxmert_fast.train.shard_reader import ShardReader
 
 
@@ -206,3 +208,54 @@ def test_model_folder_is_swung_whole(tmp_path):
     publish_folder(link, 3, lambda folder: (folder / "a").write_text("new"))
     assert (link / "a").read_text() == "new"
     assert len(list(tmp_path.glob("best-*"))) == 1
+
+
+def on_two_ranks(save_on: Any) -> list[str]:
+    """What each of two ranks is told."""
+
+    def one(ranks: Ranks) -> str:
+        try:
+            save_on(ranks)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    return together(2, one)
+
+
+def save_together(folder: Path, ranks: Ranks) -> CheckpointFolder:
+    """Each rank holds three elements of six."""
+    checkpoints_of = CheckpointFolder(folder, ranks)
+    facts: dict[str, Any] = {"starts": {"w": 3 * ranks.rank}, "numbers": {}}
+    tensors = {"weight/w": torch.full((3,), float(ranks.rank))}
+    checkpoints_of.save(1, tensors, facts, {}, layout="zero-1")
+    checkpoints_of.wait()
+    return checkpoints_of
+
+
+def test_every_rank_writes_its_own_file(tmp_path):
+    assert on_two_ranks(lambda ranks: save_together(tmp_path, ranks)) == ["", ""]
+    found = CheckpointFolder(tmp_path).newest()
+    assert found is not None
+    assert found.num_ranks == 2
+    assert ShardReader(found).range("weight", "w", 1, 4).tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_what_one_rank_cannot_write_all_are_told(tmp_path, monkeypatch):
+    write = checkpoints.write_tensors
+
+    def full_on_one(path: Path, *others: Any) -> Any:
+        if path.name == "rank_00001.safetensors":
+            raise InputError(f"{path}: cannot be written (No space left on device)")
+        return write(path, *others)
+
+    monkeypatch.setattr(checkpoints, "write_tensors", full_on_one)
+    told = on_two_ranks(lambda ranks: save_together(tmp_path, ranks))
+    assert all(line.startswith("rank 1: ") and "No space left" in line for line in told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_must_see_one_file_system(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_SEEN_AFTER", 0.1)
+    told = on_two_ranks(lambda ranks: save_together(tmp_path / str(ranks.rank), ranks))
+    assert all("made by rank 0 and not seen here" in line for line in told)

@@ -108,7 +108,7 @@ def test_ranks_that_do_not_come_are_missed(base: dict[str, Any], tmp_path: Path)
     ranks[1].kill()
     told = ranks[0].communicate(timeout=60)[0]
     ranks[1].communicate()
-    assert ranks[0].returncode == 2, told
+    assert ranks[0].returncode == 3, told
     assert "the 2 ranks did not meet at 127.0.0.1:" in told
     assert "hostfile" in told
 
