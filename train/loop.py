@@ -52,7 +52,7 @@ def fit(
     (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `tensorboard/`. Every line of
     metrics is also given to `report`, in words.
 
-    SIGTERM or SIGUSR1 end the run after the update at hand, with a checkpoint; the same call goes on.
+    SIGTERM, SIGUSR1 or Ctrl-C end the run after the update at hand, with a checkpoint; the same call goes on.
 
     Returns:
         "updates", "seconds", "first_losses" and "last_losses" (means over a logging interval, by task),

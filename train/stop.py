@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: finish the update, save, leave.
+"""SIGTERM, SIGUSR1 and Ctrl-C: finish the update, save, leave. A second Ctrl-C leaves at once.
 
 SLURM sends SIGTERM before it takes the machines away (or what `--signal` asks for), the launcher passes
 SIGTERM on to its ranks. Only a flag is set here; the ranks agree on it at the next update.
@@ -16,7 +16,7 @@ from types import FrameType
 _PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
@@ -26,6 +26,8 @@ class StopRequest:
         self.number = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.number = number
 
 
