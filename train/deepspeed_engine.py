@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lxmert_fast.errors import InputError
+from lxmert_fast.errors import Diverged, InputError
 
 from .config_files import merged
 from .engine import Engine, clip_gradients, is_finite, to_device
@@ -128,6 +128,13 @@ class DeepSpeedEngine(Engine):
             if is_loss(error):
                 raise lost(self.ranks, error) from None
             raise
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):  # DeepSpeed raises a plain Exception
+                raise
+            raise Diverged(
+                f"gradients overflow fp16 at update {self.global_steps + 1} even with the smallest loss "
+                "scale; optimisation.precision=bf16 has the range that they need"
+            ) from None
 
     def _step(self) -> bool:
         if not self.is_gradient_accumulation_boundary():

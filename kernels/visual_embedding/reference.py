@@ -8,6 +8,7 @@ p_j the box in [0, 1]. The dropout comes after the average; the paper does not s
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,8 +35,16 @@ def visual_embedding(
     Returns:
         (I, O, H).
     """
-    size = (feature.shape[-1],)
-    x = F.layer_norm(feature, size, *feature_norm, eps)
-    y = F.layer_norm(box, size, *box_norm, eps)
+    x = _layer_norm(feature, *feature_norm, eps)
+    y = _layer_norm(box, *box_norm, eps)
     average = (x + y) / 2
     return dropout(average, dropout_p) if dropout_p > 0.0 else average
+
+
+def _layer_norm(x: Tensor, weight: Tensor, shift: Tensor, eps: float) -> Tensor:
+    size = (x.shape[-1],)
+    if x.dtype is not torch.float16:
+        return F.layer_norm(x, size, weight, shift, eps)
+    # An object hidden by zeros is a row of b_F, all zeros in a new model: 1 / sqrt(0 + eps) = 1e6, which
+    # PyTorch's CPU kernel keeps as a half, infinity, and multiplies by 0 in backward.
+    return F.layer_norm(x.float(), size, weight.float(), shift.float(), eps).to(x.dtype)

@@ -161,7 +161,12 @@ def test_half_precision_trains(folder: Path, base: dict[str, Any]) -> None:
         job(base, folder / "bf16", epochs=2, precision="bf16", zero={"stage": 2}),
         job(base, folder / "bf16 again", epochs=2, precision="bf16", zero={"stage": 3}),
     ]
-    whole, other = run_ranks(2, half)
+    # an object that is hidden by zeros has a gradient of 1e4 while its layer's bias is zero: a small first scale
+    small = {"fp16": {"initial_scale_power": 2}}
+    half.append(job(base, folder / "fp16", epochs=2, precision="fp16", zero={"stage": 1}, deepspeed=small))
+    whole, other, scaled = run_ranks(2, half)
+    assert scaled["last_losses"]["total"] < 0.9 * scaled["first_losses"]["total"]
+    assert lines(folder / "fp16")[-1]["loss_scale"] >= 1.0
     assert whole["last_losses"]["total"] < 0.9 * whole["first_losses"]["total"]
     # 8 bits of a significand, ten updates: two stages agree to a few of them
     assert other["last_losses"]["total"] == pytest.approx(whole["last_losses"]["total"], rel=2**-5)
