@@ -161,7 +161,7 @@ def test_half_precision_trains(folder: Path, base: dict[str, Any]) -> None:
         job(base, folder / "bf16", epochs=2, precision="bf16", zero={"stage": 2}),
         job(base, folder / "bf16 again", epochs=2, precision="bf16", zero={"stage": 3}),
     ]
-    # an object that is hidden by zeros has a gradient of 1e4 while its layer's bias is zero: a small first scale
+    # a small first scale: an object hidden by zeros has a gradient of 1e4 while its bias is zero
     small = {"fp16": {"initial_scale_power": 2}}
     half.append(job(base, folder / "fp16", epochs=2, precision="fp16", zero={"stage": 1}, deepspeed=small))
     whole, other, scaled = run_ranks(2, half)
