@@ -6,7 +6,9 @@ SIGTERM on to its ranks. Only a flag is set here; the ranks agree on it at the n
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -50,6 +52,16 @@ def signal_name(number: int) -> str:
 
 
 def leave_signals_to_the_trainer(worker: int = 0) -> None:
-    """In a loader's worker: the launcher signals whole process trees, and batches are still wanted."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """In a loader's worker: the launcher signals whole process trees, and batches are still wanted.
+
+    SIGTERM from the trainer itself ends the worker: so Python ends what is left when it leaves, and waits.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_obey, args=(os.getppid(),), name="signals", daemon=True).start()
+
+
+def _obey(trainer: int) -> None:
+    # a handler would not learn who has sent the signal
+    while signal.sigwaitinfo(SIGNALS).si_pid != trainer:
+        pass
+    os._exit(0)
