@@ -30,6 +30,7 @@ from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import pick_device, to_device
 from .ranks import Ranks
+from .stop import leave_signals_to_the_trainer
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def answer_questions(
     seen: list[np.ndarray] = []
     found = np.empty(len(dataset), np.int64)
     scores = np.empty(len(dataset), np.float32) if dataset.labelled else None
-    for batch in make_loader(dataset, batches, num_workers=workers):
+    loader = make_loader(dataset, batches, num_workers=workers, start_worker=leave_signals_to_the_trainer)
+    for batch in loader:
         inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
         output = model(**to_device(inputs, model.device))
         best = output.question_answering_score.argmax(-1).cpu()

@@ -28,6 +28,7 @@ from .new_model import config_for, open_regions, read_answers, seeded
 from .same import digest, digest_of_regions
 from .settings import PretrainingData, PretrainSettings
 from .shares import Counts
+from .stop import leave_signals_to_the_trainer
 from .task import Task
 
 
@@ -163,7 +164,10 @@ class PretrainTask(Task):
         # epoch 0 of the draws, except for the schedule of the answers
         self.valid.answer_from_epoch = 0 if epoch >= self.data.answer_from_epoch else 1
         sums: dict[str, float] = {"right": 0.0, "answered": 0.0}
-        for batch in make_loader(self.valid, batches, num_workers=self.workers):
+        loader = make_loader(
+            self.valid, batches, num_workers=self.workers, start_worker=leave_signals_to_the_trainer
+        )
+        for batch in loader:
             output = engine(**batch.inputs, loss_only=False)
             counts = self.counts(batch)
             divisors = self.divisors(batch, counts)

@@ -7,8 +7,10 @@ SIGTERM on to its ranks. Only a flag is set here; the ranks agree on it at the n
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -59,9 +61,21 @@ def signal_name(number: int) -> str:
 def leave_signals_to_the_trainer(worker: int = 0) -> None:
     """In a loader's worker: the launcher signals whole process trees, and batches are still wanted.
 
-    Where Linux can, the worker ends with its trainer, also with one that is killed.
+    SIGTERM from the trainer itself ends the worker: so Python ends what is left when it leaves, and waits.
+    The worker also ends with its trainer when that is killed. Where the system is not Linux, signals are
+    only ignored.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if sys.platform != "linux":
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        return
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_obey, args=(os.getppid(),), name="signals", daemon=True).start()
+
+
+def _obey(trainer: int) -> None:
+    # a handler would not learn who has sent the signal
+    while signal.sigwaitinfo(SIGNALS).si_pid != trainer:
+        pass
+    os._exit(0)

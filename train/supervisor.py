@@ -91,7 +91,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
         if not words:
             continue
         slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
-        if not slots.isdigit() or int(slots) < 1:
+        if not slots.isdecimal() or int(slots) < 1:
             raise InputError(f"{path}: line {number}: found {line.strip()!r}, wanted `name slots=N`")
         if words[0] in hosts:
             raise InputError(f"{path}: line {number}: host {words[0]} is named twice")
@@ -146,37 +146,46 @@ def supervise(
 
 def _run(words: list[str]) -> tuple[int, bool]:
     """One launch: its exit code, and whether a signal to us ended it."""
-    stopped = False
-    # a session of its own: a signal reaches the ranks once, and what they leave behind can be ended with them
-    process = subprocess.Popen(words, start_new_session=True)
+    stopped: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        _signal_ranks(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
+        stopped.append(signal.SIGTERM if number == signal.SIGINT else number)
+        if process is not None:
+            _signal_ranks(process.pid, stopped[-1])
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = {number: signal.signal(number, pass_on) for number in numbers}
     try:
+        # a session of its own: a signal reaches the ranks once, and what they leave can be ended with them
+        process = subprocess.Popen(words, start_new_session=True)
+        if stopped:  # before there was anybody to pass it on to
+            _signal_ranks(process.pid, stopped[-1])
         code = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _end_session(process.pid)
-    return code, stopped
+        if process is not None:
+            _end_session(process.pid)
+    return code, bool(stopped)
 
 
 def _signal_ranks(launcher: int, number: int) -> None:
-    """To the ranks, not to the launcher: it would end with a failure, while they save and end well."""
+    """To the ranks, not to the launcher: it would end with a failure, while they save and end well.
+
+    Where there are no ranks yet, or where they are on other hosts, the launcher is ended.
+    """
     import psutil
 
-    with_ranks = psutil.Process(launcher).children(recursive=True)
-    for process in with_ranks:
-        try:
-            if any(Path(word).parent == TRAIN for word in process.cmdline()[1:3]):
-                process.send_signal(number)
-        except psutil.Error:
-            continue
+    found = False
+    with suppress(psutil.Error):
+        for process in psutil.Process(launcher).children(recursive=True):
+            with suppress(psutil.Error):
+                if any(Path(word).parent == TRAIN for word in process.cmdline()[1:3]):
+                    found = True
+                    process.send_signal(number)
+        if not found:
+            psutil.Process(launcher).terminate()
 
 
 def _end_session(session: int) -> None:
