@@ -32,7 +32,7 @@ from .stop import StopRequest, leave_signals_to_the_trainer, signal_name, stop_o
 from .task import Task
 from .trace import Trace
 from .watchdog import watch
-from .window import Window, memory_gib
+from .window import Window, known_peak, memory_gib
 
 
 def say(line: str) -> None:
@@ -102,7 +102,7 @@ class _Run:
         self.checkpoint: Path | None = None
         self.stopped: str | None = None
         self.description = task.description()
-        self.window = Window()
+        self.window = Window(known_peak(self.engine.device, optimisation.precision, self.ranks.size))
 
     def go(self) -> dict[str, Any]:
         self._resume()
@@ -239,7 +239,7 @@ class _Run:
         *values, waited, signals, signalled, failed = told
         self.window.waited = 0.0
         losses = dict(zip(names, values, strict=True))
-        self.window.add(losses, totals.get("pairs", 0.0), totals.get("tokens", 0.0), waited)
+        self.window.add(losses, totals, waited)
         if signalled:
             self.stopped = signal_name(round(signals / signalled))
         if failed:
