@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LxmertConfig, PreTrainedModel
 
 from lxmert_fast.batch_sizes import batch_sizes
 from lxmert_fast.data.batches import Batch
@@ -89,7 +89,8 @@ class Task(ABC):
     def training_flops(self, batch: Batch) -> float:
         """Model FLOPs of a batch's forward and backward pass, for a model of this library."""
         shared = bool(self.model.base_model.share_in_training)
-        return TRAINING * forward_flops(self.model.config, *batch_sizes(batch.inputs, shared=shared))
+        config = cast(LxmertConfig, self.model.config)
+        return TRAINING * forward_flops(config, *batch_sizes(batch.inputs, shared=shared))
 
     def late_parameters(self) -> dict[str, int]:
         """Prefixes of parameters' names to the first epoch in which they get a gradient."""
