@@ -18,6 +18,7 @@ from .optim import make_optimizer, make_schedule, parameter_groups
 from .ranks import Ranks, join_ranks, read_environment
 from .settings import OptimisationSettings, RunSettings
 from .task import Task
+from .wandb_log import problem_with
 
 
 class Launched(NamedTuple):
@@ -34,7 +35,8 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     """Meet the other ranks and put the model into an engine.
 
     Raises:
-        InputError: settings that do not go together, too few examples, ranks that do not come.
+        InputError: settings that do not go together, too few examples, ranks that do not come, Weights &
+            Biases asked for and not installed.
     """
     environment = read_environment()
     device = pick_device(run.device, environment[2] if environment else None)
@@ -51,6 +53,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     _check_together(optimisation, launched=environment is not None)
     _prepare(task.model, optimisation)
     ranks = join_ranks(device, run.timeout, run.start_timeout)
+    ranks.all_or_none(problem_with(run.wandb) if ranks.first else None)
     groups = parameter_groups(task.model, task.late_parameters())
     optimizer = make_optimizer(optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay)
     schedule = make_schedule(optimizer, per_epoch * optimisation.epochs, optimisation.warmup)

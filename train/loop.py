@@ -49,8 +49,8 @@ def fit(
     """Train `task` to the end, from its newest checkpoint where the output folder holds one.
 
     Under a launcher all its processes call this together. Rank 0 writes under `run.output`: `checkpoints/`
-    (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `tensorboard/`. Every line of
-    metrics is also given to `report`, in words.
+    (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `tensorboard/` and `wandb/`.
+    Every line of metrics is also given to `report`, in words.
 
     SIGTERM or SIGUSR1 end the run after the update at hand, with a checkpoint; the same call goes on.
 
@@ -109,7 +109,16 @@ class _Run:
         self.began = time.perf_counter()
         with ExitStack() as stack:
             self.log = stack.enter_context(
-                MetricsLog(self.settings.output, self.resumed_at, write=self.ranks.first)
+                MetricsLog(
+                    self.settings.output,
+                    self.resumed_at,
+                    write=self.ranks.first,
+                    wandb=self.settings.wandb,
+                    config={
+                        "optimisation": self.optimisation.model_dump(mode="json"),
+                        "run": self.settings.model_dump(mode="json"),
+                    },
+                )
             )
             self.trace = (
                 Trace(self.settings.output, self.ranks, self.resumed_at) if self.settings.trace else None
