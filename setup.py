@@ -44,6 +44,7 @@ TEST = [
 # the version that the tests run with is in constraints.txt; checkpoints reach into its file layout
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5"]
+WANDB = ["wandb>=0.19"]
 # what the benchmarks compare with, beside Hugging Face's own model
 PEERS = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"]
 
@@ -84,6 +85,7 @@ setup(
         "demo": DEMO + TRAIN,
         "train": TRAIN,
         "deepspeed": TRAIN + DEEPSPEED,
+        "wandb": WANDB,
         "triton": ["triton>=3.4; sys_platform == 'linux'"],
         "bench": BENCH,
         "peers": PEERS,

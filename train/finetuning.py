@@ -138,7 +138,10 @@ class AnswerTask(Task):
         }
 
     def counts(self, batch: Batch) -> Counts:
-        return super().counts(batch) | {"tokens": float(batch.inputs["attention_mask"].sum())}
+        return super().counts(batch) | {
+            "tokens": float(batch.inputs["attention_mask"].sum()),
+            "flops": self.training_flops(batch),
+        }
 
     def losses(self, output: Any) -> dict[str, Tensor]:
         return {}

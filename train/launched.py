@@ -18,6 +18,7 @@ from .ranks import Ranks, join_ranks, read_environment
 from .same import check_same, code_facts, digest
 from .settings import OptimisationSettings, RunSettings
 from .task import Task
+from .wandb_log import problem_with
 
 
 class Launched(NamedTuple):
@@ -32,7 +33,8 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     """Meet the other ranks and put the model into an engine.
 
     Raises:
-        InputError: settings that do not go together, too few examples, ranks that differ.
+        InputError: settings that do not go together, too few examples, ranks that differ, Weights & Biases
+            asked for and not installed.
         RanksLost: ranks that do not come.
     """
     environment = read_environment()
@@ -53,6 +55,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
     # before the engines meet, which would wait for each other over models that differ
     check_same(ranks, code_facts() | task.facts() | {"settings": digest([said])})
+    ranks.all_or_none(problem_with(run.wandb) if ranks.first else None)
     groups = parameter_groups(task.model, task.late_parameters())
     optimizer = make_optimizer(optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay)
     schedule = make_schedule(optimizer, per_epoch * optimisation.epochs, optimisation.warmup)

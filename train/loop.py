@@ -32,7 +32,7 @@ from .stop import StopRequest, leave_signals_to_the_trainer, signal_name, stop_o
 from .task import Task
 from .trace import Trace
 from .watchdog import watch
-from .window import Window, memory_gib
+from .window import Window, known_peak, memory_gib
 
 
 def say(line: str) -> None:
@@ -49,8 +49,8 @@ def fit(
     """Train `task` to the end, from its newest checkpoint where the output folder holds one.
 
     Under a launcher all its processes call this together. Rank 0 writes under `run.output`: `checkpoints/`
-    (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `tensorboard/`. Every line of
-    metrics is also given to `report`, in words.
+    (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `tensorboard/` and `wandb/`.
+    Every line of metrics is also given to `report`, in words.
 
     SIGTERM, SIGUSR1 or Ctrl-C end the run after the update at hand, with a checkpoint; the same call goes on.
 
@@ -100,14 +100,23 @@ class _Run:
         self.folder = CheckpointFolder(run.output / "checkpoints", self.ranks, keep=run.keep)
         self.stopped: str | None = None
         self.description = task.description()
-        self.window = Window()
+        self.window = Window(known_peak(self.engine.device, optimisation.precision, self.ranks.size))
 
     def go(self) -> dict[str, Any]:
         self._resume()
         self.began = time.perf_counter()
         with ExitStack() as stack:
             self.log = stack.enter_context(
-                MetricsLog(self.settings.output, self.resumed_at, write=self.ranks.first)
+                MetricsLog(
+                    self.settings.output,
+                    self.resumed_at,
+                    write=self.ranks.first,
+                    wandb=self.settings.wandb,
+                    config={
+                        "optimisation": self.optimisation.model_dump(mode="json"),
+                        "run": self.settings.model_dump(mode="json"),
+                    },
+                )
             )
             self.trace = (
                 Trace(self.settings.output, self.ranks, self.resumed_at) if self.settings.trace else None
@@ -238,7 +247,7 @@ class _Run:
         *values, waited, signals, signalled, failed = told
         self.window.waited = 0.0
         losses = dict(zip(names, values, strict=True))
-        self.window.add(totals.get("pairs", 0.0), totals.get("tokens", 0.0), waited)
+        self.window.add(totals, waited)
         if signalled:
             self.stopped = signal_name(round(signals / signalled))
         if failed:

@@ -1,29 +1,46 @@
-"""What a run writes down: one JSON object a line, and the same scalars for TensorBoard."""
+"""What a run writes down: one JSON object a line, and the same scalars for TensorBoard and others."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lxmert_fast.files import replace_file
 
+from .wandb_log import WandbLog
+
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Scalars of a run in `folder/metrics.jsonl` and, where TensorBoard is installed, `folder/tensorboard`.
+    """Scalars of a run in `folder/metrics.jsonl` and, where TensorBoard is installed, `folder/tensorboard`;
+    at Weights & Biases too where that is asked for.
 
     Args:
         folder: of the run.
         resumed_at: the update a resumed run goes on from; later lines, written by a run that was killed
             before its next checkpoint, are dropped because they will be written again.
         write: False on all ranks but one: then nothing is opened and `write` does nothing.
+        wandb: project at Weights & Biases; None writes nothing there.
+        config: settings to show beside the run there.
+
+    Raises:
+        InputError: Weights & Biases is asked for, and not installed or not to be reached.
     """
 
-    def __init__(self, folder: Path, resumed_at: int = 0, *, write: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resumed_at: int = 0,
+        *,
+        write: bool = True,
+        wandb: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = folder / METRICS_FILE
-        self._file, self._board = None, None
+        self._file, self._board, self._wandb = None, None, None
         if not write:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,6 +51,8 @@ class MetricsLog:
         replace_file(self.path, lambda beside: beside.write_text(lines, encoding="utf-8"))
         self._file = self.path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard", resumed_at)
+        if wandb is not None:
+            self._wandb = WandbLog(wandb, folder, resumed=resumed_at > 0, config=config or {})
 
     def write(self, split: str, step: int, values: dict[str, Any]) -> None:
         """Add one line; `values` holds numbers, or dicts of numbers such as the losses by task."""
@@ -41,22 +60,27 @@ class MetricsLog:
             return
         self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
         self._file.flush()
+        scalars = {f"{split}/{name}": value for name, value in _flatten(values)}
         if self._board is not None:
-            for name, value in _flatten(values):
-                self._board.add_scalar(f"{split}/{name}", value, step)
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, scalars)
 
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
-    def close(self) -> None:
-        """Flush and close both."""
+    def close(self, *, failed: bool = False) -> None:
+        """Flush and close all of them; `failed` says how the run ended."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.close(failed=failed)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

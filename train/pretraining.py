@@ -122,6 +122,7 @@ class PretrainTask(Task):
             **dict.fromkeys(("obj", "attr", "feat"), _objects(inputs)),
             "pairs": pairs,
             "tokens": float(inputs["attention_mask"].sum()),
+            "flops": self.training_flops(batch),
         }
 
     def divisors(self, batch: Batch, counts: Counts) -> Counts:

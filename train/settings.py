@@ -141,6 +141,8 @@ class RunSettings(Section):
     """Seconds in which all ranks must have come."""
     node_local: Path | None = None
     """Copy the region stores to this folder of every host first, and read them there."""
+    wandb: Annotated[str, Field(min_length=1)] | None = None
+    """Project at Weights & Biases that gets the same scalars; WANDB_MODE=offline keeps them in `output`."""
     trace: bool = False
     """Write down which examples each update saw, in `trace/`."""
 

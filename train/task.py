@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LxmertConfig, PreTrainedModel
 
+from lxmert_fast.batch_sizes import batch_sizes
 from lxmert_fast.data.batches import Batch
 from lxmert_fast.data.sharing import Runs
+from lxmert_fast.flops import TRAINING, forward_flops
 
 from .engine import Engine
 from .shares import Counts
@@ -39,7 +41,7 @@ class Task(ABC):
 
     def counts(self, batch: Batch) -> Counts:
         """What each loss of this batch is a mean over, by the names of `losses` ("loss" for the only one);
-        "pairs" and "tokens" for the log."""
+        "pairs", "tokens" and "flops" (model FLOPs of forward and backward) for the log."""
         pairs = float(len(batch.example_ids))
         return {"loss": pairs, "pairs": pairs}
 
@@ -83,6 +85,12 @@ class Task(ABC):
     @abstractmethod
     def save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write the model, with these fp32 weights, and whatever is needed to use it again."""
+
+    def training_flops(self, batch: Batch) -> float:
+        """Model FLOPs of a batch's forward and backward pass, for a model of this library."""
+        shared = bool(self.model.base_model.share_in_training)
+        config = cast(LxmertConfig, self.model.config)
+        return TRAINING * forward_flops(config, *batch_sizes(batch.inputs, shared=shared))
 
     def late_parameters(self) -> dict[str, int]:
         """Prefixes of parameters' names to the first epoch in which they get a gradient."""

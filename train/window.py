@@ -11,14 +11,23 @@ import psutil
 import torch
 
 from lxmert_fast.data.batches import Batch
+from lxmert_fast.flops import device_peak
 
 from .ranks import Ranks
+from .shares import Counts
+
+HALF = ("bf16", "fp16")
 
 
 class Window:
-    """Losses, pairs, tokens and waiting of the updates since the last line, over all ranks."""
+    """Losses, pairs, tokens, FLOPs and waiting of the updates since the last line, over all ranks.
 
-    def __init__(self) -> None:
+    Args:
+        peak: FLOP a second of all ranks' devices together, None where it is not known.
+    """
+
+    def __init__(self, peak: float | None = None) -> None:
+        self.peak = peak
         self.last_loss = math.nan
         self.waited = 0.0
         """Seconds that this rank has waited for data, since it was last read."""
@@ -28,7 +37,7 @@ class Window:
         """Begin a new line."""
         self._sums: dict[str, float] = {}
         self._updates = 0
-        self._pairs = self._tokens = self._waited = 0.0
+        self._pairs = self._tokens = self._flops = self._waited = 0.0
         self._began = time.perf_counter()
 
     def timed(self, loader: Any) -> Iterator[Batch]:
@@ -42,10 +51,11 @@ class Window:
                 return
             yield batch
 
-    def add(self, pairs: float, tokens: float, waited: float) -> None:
-        """What an update took: sums over the ranks, mean waiting."""
-        self._pairs += pairs
-        self._tokens += tokens
+    def add(self, totals: Counts, waited: float) -> None:
+        """What an update took: counts of all ranks ("pairs", "tokens", "flops"), mean waiting."""
+        self._pairs += totals.get("pairs", 0.0)
+        self._tokens += totals.get("tokens", 0.0)
+        self._flops += totals.get("flops", 0.0)
         self._waited += waited
 
     def add_losses(self, losses: dict[str, float]) -> None:
@@ -60,13 +70,30 @@ class Window:
         return {name: value / self._updates for name, value in self._sums.items()}
 
     def rates(self) -> dict[str, float]:
-        """Pairs and text tokens a second, and the share of the time that was spent waiting for data."""
+        """Pairs, text tokens and model TFLOP a second, the share of time spent waiting for data, and "mfu".
+
+        Model FLOPs are those of the exact execution plan, forward and backward, whatever else is computed;
+        "mfu" is their share of the peak, absent where that is not known.
+        """
         elapsed = time.perf_counter() - self._began
-        return {
+        rates = {
             "pairs_per_second": self._pairs / elapsed,
             "tokens_per_second": self._tokens / elapsed,
+            "model_tflops_per_second": self._flops / elapsed / 1e12,
             "data_wait_share": self._waited / elapsed,
         }
+        return rates if self.peak is None else rates | {"mfu": self._flops / elapsed / self.peak}
+
+
+def known_peak(device: torch.device, precision: str, num_ranks: int) -> float | None:
+    """FLOP a second of so many devices like this one, in half precision; None where no data sheet says.
+
+    In fp32 it depends on more than the device (TF32, how many products are split), so there is none.
+    """
+    if device.type != "cuda" or precision not in HALF:
+        return None
+    one = device_peak(torch.cuda.get_device_name(device))
+    return None if one is None else one * num_ranks
 
 
 def memory_gib(ranks: Ranks) -> dict[str, float]:

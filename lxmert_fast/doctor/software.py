@@ -19,7 +19,7 @@ WITHOUT = {
     "pytorch-optimizer": "optimisation.optimizer=lamb is refused (pip install 'lxmert-fast[train]')",
     "tensorboard": "no curves for TensorBoard; metrics.jsonl is written all the same (pip install "
     "'lxmert-fast[train]')",
-    "wandb": "no curves at Weights & Biases; metrics.jsonl is written all the same",
+    "wandb": "run.wandb is refused; metrics.jsonl is written all the same (pip install 'lxmert-fast[wandb]')",
 }
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lxmert_fast.batch_sizes import batch_sizes
 from lxmert_fast.bench.flops import flop_counter
 from lxmert_fast.bench.workloads import batches, workload
-from lxmert_fast.flops import BatchSizes, device_peak, forward_flops
+from lxmert_fast.flops import device_peak, forward_flops
 from lxmert_fast.models import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
 #: Attention over texts of unequal lengths, and over the padding that PyTorch's counter sees on a CPU.
@@ -46,18 +47,7 @@ def test_pretraining(per_image: int, layers: int) -> None:
     batch = batches(workload("captions").sized(16, per_image), config, labels=True).ours
     model = LxmertForPreTraining(config)
     model.loss_only = True
-    scored = {head: int((weight != 0).sum()) for head, (_, weight) in batch["obj_labels"].items()}
-    images, objects = batch["visual_feats"].shape[:2]
-    sizes = BatchSizes(
-        16,
-        int(batch["attention_mask"].sum()),
-        images,
-        objects,
-        words=int((batch["labels"] != -100).sum()),
-        regions=scored,
-        answered=int((batch["ans"] != -100).sum()),
-    )
-    assert forward_flops(config, *sizes) == pytest.approx(counted(model, batch), rel=TOLERANCE)
+    assert forward_flops(config, *batch_sizes(batch)) == pytest.approx(counted(model, batch), rel=TOLERANCE)
 
 
 def test_questions_with_shared_texts_and_images() -> None:
@@ -67,17 +57,7 @@ def test_questions_with_shared_texts_and_images() -> None:
     for name in ("input_ids", "attention_mask"):
         batch[name] = batch[name][:8]
     batch["attention_mask"][:] = 1
-    lengths = batch["attention_mask"].sum(1)
-    images, objects = batch["visual_feats"].shape[:2]
-    found = forward_flops(
-        config,
-        16,
-        int(lengths.sum()),
-        images,
-        objects,
-        pair_tokens=int(lengths[batch["text_index"]].sum()),
-        answered=16,
-    )
+    found = forward_flops(config, *batch_sizes(batch))
     # nothing is padded and all are equally long, so the count is exact
     assert found == counted(LxmertForQuestionAnswering(config), batch)
 

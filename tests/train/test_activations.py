@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lxmert_fast.batch_sizes import batch_sizes
 from lxmert_fast.bench.contenders import OURS
 from lxmert_fast.bench.counts import count_step
 from lxmert_fast.bench.device_counts import META, Exactly
@@ -36,22 +37,6 @@ def config_of(layers: int) -> LxmertConfig:
         num_object_labels=13,
         num_attr_labels=7,
         num_qa_labels=29,
-    )
-
-
-def sizes_of(batch: dict[str, Any]) -> BatchSizes:
-    images, objects = batch["visual_feats"].shape[:2]
-    tokens = int(batch["attention_mask"].sum())
-    if "obj_labels" not in batch:
-        return BatchSizes(PAIRS, tokens, images, objects, answered=PAIRS)
-    return BatchSizes(
-        PAIRS,
-        tokens,
-        images,
-        objects,
-        words=int((batch["labels"] != -100).sum()),
-        regions={head: int((weight != 0).sum()) for head, (_, weight) in batch["obj_labels"].items()},
-        answered=int((batch["ans"] != -100).sum()),
     )
 
 
@@ -98,7 +83,7 @@ def test_a_step(kind: str, per_image: int, layers: int, dtype: torch.dtype, chan
     batch = batches(workload(kind).sized(PAIRS, per_image), config, labels=True).ours
     found = activation_bytes(
         config,
-        sizes_of(batch),
+        batch_sizes(batch),
         dtype.itemsize,
         checkpointing=change == "checkpointing",
         apart=change == "apart",

@@ -81,7 +81,9 @@ def settings(tmp_path: Path, **optimisation: Any) -> tuple[OptimisationSettings,
 
 def train_lines(folder: Path) -> list[dict]:
     """The metrics that do not depend on the clock."""
-    timed = {"pairs_per_second", "tokens_per_second", "data_wait_share", "memory_gib"}
+    timed = {
+        "pairs_per_second", "tokens_per_second", "model_tflops_per_second", "data_wait_share", "memory_gib",
+    }  # fmt: skip
     return [
         {k: v for k, v in line.items() if k not in timed} for line in read_metrics(folder / "metrics.jsonl")
     ]
@@ -101,7 +103,7 @@ def test_a_run_leaves_models_checkpoints_and_metrics(tmp_path):
     assert [line["step"] for line in lines if line["split"] == "valid"] == [6, 12, 18]
     assert set(lines[0]) == {
         "split", "step", "epoch", "losses", "lr", "grad_norm", "loss_scale", "skipped", "pairs_per_second",
-        "tokens_per_second", "data_wait_share", "memory_gib",
+        "tokens_per_second", "model_tflops_per_second", "data_wait_share", "memory_gib",
     }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def _work(begun: Any, end: Any) -> None:
 
 
 def test_names() -> None:
-    assert [signal_name(number) for number in SIGNALS] == ["SIGTERM", "SIGUSR1"]
+    assert [signal_name(number) for number in SIGNALS] == ["SIGTERM", "SIGUSR1", "SIGINT"]
 
 
 class SignalledData(ToyData):

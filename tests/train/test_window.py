@@ -27,19 +27,29 @@ def test_means_and_rates_of_the_updates_since_the_last_line(clock: list[float]) 
     found = Window()
     assert found.mean_losses() == {}
     for losses, tokens in (({"total": 3.0, "qa": 1.0}, 80.0), ({"total": 1.0, "qa": 0.0}, 40.0)):
-        found.add(8.0, tokens, 0.5)
+        found.add({"pairs": 8.0, "tokens": tokens, "flops": 4e12}, 0.5)
         found.add_losses(losses)
     clock[0] += 4.0
     assert found.mean_losses() == {"total": 2.0, "qa": 0.5}
-    assert found.rates() == {"pairs_per_second": 4.0, "tokens_per_second": 30.0, "data_wait_share": 0.25}
+    assert found.rates() == {
+        "pairs_per_second": 4.0,
+        "tokens_per_second": 30.0,
+        "model_tflops_per_second": 2.0,
+        "data_wait_share": 0.25,
+    }
     assert found.last_loss == 1.0
     found.reset()
-    found.add(1.0, 1.0, 0.0)
-    found.add(1.0, 1.0, 0.0)
+    found.add({"pairs": 1.0, "tokens": 1.0}, 0.0)
+    found.add({"pairs": 1.0, "tokens": 1.0}, 0.0)
     found.add_losses({"total": 5.0})
     clock[0] += 1.0
     assert found.mean_losses() == {"total": 5.0}
-    assert found.rates() == {"pairs_per_second": 2.0, "tokens_per_second": 2.0, "data_wait_share": 0.0}
+    assert found.rates() == {
+        "pairs_per_second": 2.0,
+        "tokens_per_second": 2.0,
+        "model_tflops_per_second": 0.0,
+        "data_wait_share": 0.0,
+    }
 
 
 def test_waiting_is_counted_and_training_is_not(clock: list[float]) -> None:
