@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from lxmert_fast.errors import InputError, RanksLost
 
@@ -141,6 +142,8 @@ def join_ranks(device: torch.device, timeout: float = 600.0, start_timeout: floa
                 f"{start_timeout:.0f} s; wanted one process a slot of the hostfile, all with the same "
                 f"MASTER_ADDR and MASTER_PORT ({reason})"
             ) from None
+        # gradients wait longer: for a rank that compiles or validates
+        _set_pg_timeout(timedelta(seconds=timeout), None)
     return Ranks(rank, size, local_rank, timeout=timeout)
 
 
