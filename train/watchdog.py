@@ -23,6 +23,7 @@ from .ranks import Ranks
 EXIT_CODE = 3
 BEATS = 6
 """Signs of life in the time after which a rank counts as lost."""
+GONE = "gone"
 
 
 @contextmanager
@@ -34,8 +35,11 @@ def watch(ranks: Ranks, patience: float) -> Iterator[None]:
     watchdog = Watchdog(ranks, patience)
     try:
         yield
-    finally:
-        watchdog.stop()
+    except BaseException:
+        # whoever leaves so is to be missed: the others may wait for it on a GPU, where nobody tells them
+        watchdog.stop(goodbye=False)
+        raise
+    watchdog.stop()
 
 
 class Watchdog:
@@ -62,15 +66,17 @@ class Watchdog:
             self._store = TCPStore(address, port, is_master=False, timeout=wait)
         self._names = ranks.gather(socket.gethostname())
         self._count = 0
+        self._goodbye = True
         self._stopping = threading.Event()
-        self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._heard = time.monotonic()
         self._thread.start()
         if not ranks.first:
-            threading.Thread(target=self._listen, name="watchdog's patience", daemon=True).start()
+            threading.Thread(target=self._listen, name="watchdog of rank 0", daemon=True).start()
 
-    def stop(self) -> None:
-        """Say goodbye, so that nobody misses this rank."""
+    def stop(self, *, goodbye: bool = True) -> None:
+        """Beat no more, and say goodbye, so that nobody misses this rank; rank 0 lets the others go first."""
+        self._goodbye = goodbye
         self._stopping.set()
         self._thread.join(self.patience)
 
@@ -85,17 +91,32 @@ class Watchdog:
                 elif self._store.check(["verdict"]):
                     self.give_up(self._store.get("verdict").decode())
                 self._heard = time.monotonic()
-            self._store.set(f"beat/{self.ranks.rank}", "gone")
+            if self._goodbye:
+                self._leave_others(set(beats))
         except RuntimeError:
             if not self._stopping.is_set():
                 self.give_up(f"rank 0 ({self._names[0]}) is gone: its store does not answer")
 
     def _listen(self) -> None:
-        """A store whose host is gone does not fail: it leaves the other thread waiting for its answer."""
+        # a host without power neither answers nor closes: the thread that asks waits until TCP tires of it
         while not self._stopping.wait(self.patience / BEATS):
             silent = time.monotonic() - self._heard
             if silent > self.patience:
-                self.give_up(f"rank 0 ({self._names[0]}) has not been heard of for {silent:.0f} s")
+                self.give_up(f"rank 0 ({self._names[0]}) has not answered for {silent:.0f} s")
+                return
+
+    def _leave_others(self, there: set[int]) -> None:
+        self._store.set(f"beat/{self.ranks.rank}", GONE)
+        if self.ranks.first:
+            # its store goes with it, which to the others is its loss
+            until = time.monotonic() + self.patience
+            while there and time.monotonic() < until:
+                there = {rank for rank in there if self._last_beat(rank) != GONE}
+                time.sleep(0.01)
+
+    def _last_beat(self, rank: int) -> str:
+        key = f"beat/{rank}"
+        return self._store.get(key).decode() if self._store.check([key]) else ""
 
     def _beat(self) -> None:
         self._count += 1
@@ -104,11 +125,10 @@ class Watchdog:
     def _look(self, beats: dict[int, tuple[str, float]]) -> None:
         now = time.monotonic()
         for rank, (last, since) in list(beats.items()):
-            key = f"beat/{rank}"
-            beat = self._store.get(key).decode() if self._store.check([key]) else ""
+            beat = self._last_beat(rank)
             if beat != last:
                 beats[rank] = beat, now
-            elif beat == "gone":
+            elif beat == GONE:
                 del beats[rank]
             elif now - since > self.patience:
                 verdict = f"rank {rank} ({self._names[rank]}) has not been heard of for {now - since:.0f} s"
