@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
-from lxmert_fast.compiled import compile_model
+from lxmert_fast.data.batches import EpochBatches
 from lxmert_fast.errors import InputError
-from lxmert_fast.modeling import LxmertPreTrainedModel
-from lxmert_fast.unused import unused_parameters
 
+from .caches import once_a_host, use_local_caches
 from .engine import Engine, LocalEngine, pick_device
 from .optim import make_optimizer, make_schedule, parameter_groups
 from .ranks import Ranks, join_ranks, read_environment
 from .settings import OptimisationSettings, RunSettings
 from .task import Task
 from .wandb_log import problem_with
+from .warm import compiles, prepare, take_a_step
 
 
 class Launched(NamedTuple):
@@ -26,6 +26,8 @@ class Launched(NamedTuple):
 
     engine: Engine
     ranks: Ranks
+    batches: EpochBatches
+    """Of training, of this rank."""
     updates_per_epoch: int
     settings: str
     """A digest of the settings, to compare ranks by."""
@@ -38,6 +40,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
         InputError: settings that do not go together, too few examples, ranks that do not come, Weights &
             Biases asked for and not installed.
     """
+    use_local_caches()
     environment = read_environment()
     device = pick_device(run.device, environment[2] if environment else None)
     if device.type == "cuda":
@@ -51,9 +54,22 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     size = environment[1] if environment else 1
     accumulation, micro_batch = cut(optimisation, size)
     _check_together(optimisation, launched=environment is not None)
-    _prepare(task.model, optimisation)
     ranks = join_ranks(device, run.timeout, run.start_timeout)
     ranks.all_or_none(problem_with(run.wandb) if ranks.first else None)
+    batches = EpochBatches(
+        task.num_examples(),
+        optimisation.batch_size,
+        seed=run.seed,
+        runs=task.runs(),
+        rank=ranks.rank,
+        num_ranks=ranks.size,
+        accumulation=accumulation,
+    )
+    if ranks.size > 1:
+        first = next(iter(batches))
+        work = partial(take_a_step, task, first, optimisation, device)
+        once_a_host(ranks, work if compiles(optimisation, device) else None)
+    prepare(task.model, optimisation)
     groups = parameter_groups(task.model, task.late_parameters())
     optimizer = make_optimizer(optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay)
     schedule = make_schedule(optimizer, per_epoch * optimisation.epochs, optimisation.warmup)
@@ -82,7 +98,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
             device=device,
         )
     said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
-    return Launched(engine, ranks, per_epoch, hashlib.sha256(said.encode()).hexdigest()[:16])
+    return Launched(engine, ranks, batches, per_epoch, hashlib.sha256(said.encode()).hexdigest()[:16])
 
 
 def cut(optimisation: OptimisationSettings, num_ranks: int) -> tuple[int, int]:
@@ -111,17 +127,3 @@ def _check_together(optimisation: OptimisationSettings, *, launched: bool) -> No
         raise InputError(
             "optimisation.compile: not with zero.stage 3, whose weights come and go as layers run"
         )
-
-
-def _prepare(model: PreTrainedModel, optimisation: OptimisationSettings) -> None:
-    if isinstance(model, LxmertPreTrainedModel):
-        unused = set(unused_parameters(model))
-        for name, parameter in model.named_parameters():
-            if name in unused:
-                parameter.requires_grad_(False)
-    if optimisation.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    if not optimisation.share_in_training:
-        model.base_model.share_in_training = False  # type: ignore[assignment]
-    if optimisation.compile:
-        compile_model(model)
