@@ -20,14 +20,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from lxmert_fast.errors import Diverged, InputError
 
 from .config_files import merged
-from .engine import Engine, clip_gradients, is_finite, to_device
+from .engine import HALF, Engine, clip_gradients, is_finite, to_device
 from .memory import BUCKET
 from .ranks import Ranks, is_loss, lost
 from .segments import share_norms
 from .settings import OptimisationSettings
 from .shards import Piece, sharded_pieces, whole_pieces
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 

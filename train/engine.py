@@ -24,6 +24,8 @@ from .ranks import Ranks
 from .shard_reader import ShardReader
 from .shards import Piece, collect, restore, shapes_of, whole_pieces
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Engine(ABC):
     """Forward, backward, clipped update and checkpoint of a model.

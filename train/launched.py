@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
-from lxmert_fast.compiled import compile_model
+from lxmert_fast.data.batches import EpochBatches
 from lxmert_fast.errors import InputError
-from lxmert_fast.modeling import LxmertPreTrainedModel
-from lxmert_fast.unused import unused_parameters
 
+from .caches import once_a_host, use_local_caches
 from .engine import Engine, LocalEngine, pick_device
 from .optim import make_optimizer, make_schedule, parameter_groups
 from .ranks import Ranks, join_ranks, read_environment
@@ -19,6 +18,7 @@ from .same import check_same, code_facts, digest
 from .settings import OptimisationSettings, RunSettings
 from .task import Task
 from .wandb_log import problem_with
+from .warm import compiles, prepare, take_a_step
 
 
 class Launched(NamedTuple):
@@ -26,6 +26,8 @@ class Launched(NamedTuple):
 
     engine: Engine
     ranks: Ranks
+    batches: EpochBatches
+    """Of training, of this rank."""
     updates_per_epoch: int
 
 
@@ -37,6 +39,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
             asked for and not installed.
         RanksLost: ranks that do not come.
     """
+    use_local_caches()
     environment = read_environment()
     device = pick_device(run.device, environment[2] if environment else None)
     if device.type == "cuda":
@@ -50,12 +53,25 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     size = environment[1] if environment else 1
     accumulation, micro_batch = cut(optimisation, size)
     _check_together(optimisation, launched=environment is not None)
-    _prepare(task.model, optimisation)
     ranks = join_ranks(device, run.timeout, run.start_timeout)
     said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
     # before the engines meet, which would wait for each other over models that differ
     check_same(ranks, code_facts() | task.facts() | {"settings": digest([said])})
     ranks.all_or_none(problem_with(run.wandb) if ranks.first else None)
+    batches = EpochBatches(
+        task.num_examples(),
+        optimisation.batch_size,
+        seed=run.seed,
+        runs=task.runs(),
+        rank=ranks.rank,
+        num_ranks=ranks.size,
+        accumulation=accumulation,
+    )
+    if ranks.size > 1:
+        first = next(iter(batches))
+        work = partial(take_a_step, task, first, optimisation, device)
+        once_a_host(ranks, work if compiles(optimisation, device) else None)
+    prepare(task.model, optimisation)
     groups = parameter_groups(task.model, task.late_parameters())
     optimizer = make_optimizer(optimisation.optimizer, groups, optimisation.lr, optimisation.weight_decay)
     schedule = make_schedule(optimizer, per_epoch * optimisation.epochs, optimisation.warmup)
@@ -83,7 +99,7 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
             micro_batch=micro_batch,
             device=device,
         )
-    return Launched(engine, ranks, per_epoch)
+    return Launched(engine, ranks, batches, per_epoch)
 
 
 def cut(optimisation: OptimisationSettings, num_ranks: int) -> tuple[int, int]:
@@ -112,17 +128,3 @@ def _check_together(optimisation: OptimisationSettings, *, launched: bool) -> No
         raise InputError(
             "optimisation.compile: not with zero.stage 3, whose weights come and go as layers run"
         )
-
-
-def _prepare(model: PreTrainedModel, optimisation: OptimisationSettings) -> None:
-    if isinstance(model, LxmertPreTrainedModel):
-        unused = set(unused_parameters(model))
-        for name, parameter in model.named_parameters():
-            if name in unused:
-                parameter.requires_grad_(False)
-    if optimisation.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    if not optimisation.share_in_training:
-        model.base_model.share_in_training = False  # type: ignore[assignment]
-    if optimisation.compile:
-        compile_model(model)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lxmert_fast.commands.progress import progress
-from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
+from lxmert_fast.data.batches import Batch, make_loader
 from lxmert_fast.errors import Diverged, InputError
 
 from .checkpoints import CheckpointFolder, publish_folder
@@ -86,15 +86,7 @@ class _Run:
         self.engine, self.ranks = launched.engine, launched.ranks
         self.request = request
         self.report = report if self.ranks.first else lambda line: None
-        self.batches = EpochBatches(
-            task.num_examples(),
-            optimisation.batch_size,
-            seed=run.seed,
-            runs=task.runs(),
-            rank=self.ranks.rank,
-            num_ranks=self.ranks.size,
-            accumulation=self.engine.accumulation,
-        )
+        self.batches = launched.batches
         self.per_epoch = launched.updates_per_epoch
         self.updates = self.per_epoch * optimisation.epochs
         self.folder = CheckpointFolder(run.output / "checkpoints", self.ranks, keep=run.keep)

@@ -13,10 +13,9 @@ import torch
 from lxmert_fast.data.batches import Batch
 from lxmert_fast.flops import device_peak
 
+from .engine import HALF
 from .ranks import Ranks
 from .shares import Counts
-
-HALF = ("bf16", "fp16")
 
 
 class Window:

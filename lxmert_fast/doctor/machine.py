@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import resource
-import tempfile
 from pathlib import Path
 
 import psutil
+
+from lxmert_fast.caches import CACHES
 
 from .facts import Fact
 
@@ -63,22 +63,13 @@ def disk() -> list[Fact]:
 
 
 def caches() -> list[Fact]:
-    """Where compiled kernels lie: on a network file system ranks of a job meet half-written files."""
-    home = Path.home()
-    folders = {
-        "Triton's cache": ("TRITON_CACHE_DIR", home / ".triton" / "cache"),
-        "torch.compile's cache": (
-            "TORCHINDUCTOR_CACHE_DIR",
-            Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}",
-        ),
-        "DeepSpeed's built operations": ("TORCH_EXTENSIONS_DIR", home / ".cache" / "torch_extensions"),
-    }
+    """Where training keeps compiled code: on a network file system ranks of a job meet half-written files."""
     found = []
-    for name, (variable, usual) in folders.items():
-        folder = Path(os.environ.get(variable) or usual)
-        kind = file_system(folder)
-        means = f"a network file system: ranks race and stall there; set {variable} to a local folder"
-        found.append(Fact(name, f"{folder}, {kind}", means if is_network(kind) else ""))
+    for cache in CACHES:
+        kind = file_system(cache.place)
+        wanted = cache.variable if cache.chosen else f"TMPDIR or {cache.variable}"
+        means = f"a network file system: ranks race and stall there; set {wanted} to a local folder"
+        found.append(Fact(cache.name, f"{cache.place}, {kind}", means if is_network(kind) else ""))
     return found
 
 
