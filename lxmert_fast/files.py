@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         beside.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, whatever the file system refuses is about `path`.
+
+    Raises:
+        InputError: it cannot be written, and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:

@@ -319,11 +319,14 @@ def publish_folder(link: Path, step: int, write: Callable[[Path], None]) -> Path
         target = target.with_name(f"{target.name}.again")
     beside = link.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    write(beside)
-    for file in beside.iterdir():
-        sync(file)
-    beside.rename(target)
+    try:
+        beside.mkdir(parents=True)
+        write(beside)
+        for file in beside.iterdir():
+            sync(file)
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     swing = link.with_name(f".{link.name}.link")
     swing.unlink(missing_ok=True)
     swing.symlink_to(target.name)

@@ -304,8 +304,10 @@ def pick_device(name: str, local_rank: int | None = None) -> torch.device:
         raise InputError(f"run.device: {name!r} is no device, wanted auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"run.device: {name!r} asked for, but PyTorch sees no GPU")
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and device.index is not None and device.index >= count:
+        raise InputError(f"run.device: {name!r} asked for, but this host has {count} GPUs")
     if device.type == "cuda" and device.index is None and local_rank is not None:
-        count = torch.cuda.device_count()
         if local_rank >= count:
             raise InputError(f"LOCAL_RANK is {local_rank}, but this host has {count} GPUs: too many slots")
         device = torch.device("cuda", local_rank)

@@ -106,7 +106,7 @@ def cut(optimisation: OptimisationSettings, num_ranks: int) -> tuple[int, int]:
     """How an update is cut: forward passes on each rank, and the most pairs in one of them.
 
     Raises:
-        InputError: more ranks than pairs.
+        InputError: more ranks, or more of their passes, than pairs.
     """
     pairs = optimisation.batch_size
     if num_ranks > pairs:
@@ -115,6 +115,11 @@ def cut(optimisation: OptimisationSettings, num_ranks: int) -> tuple[int, int]:
         )
     most = optimisation.micro_batch_size or pairs
     passes = max(1, -(-pairs // (num_ranks * most)))
+    if passes * num_ranks > pairs:
+        raise InputError(
+            f"optimisation.batch_size is {pairs}, fewer than the {passes * num_ranks} forward passes of "
+            f"{num_ranks} ranks with optimisation.micro_batch_size {most}: wanted a pair for each"
+        )
     return passes, -(-pairs // (num_ranks * passes))
 
 

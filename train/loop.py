@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from lxmert_fast.commands.progress import progress
 from lxmert_fast.data.batches import Batch, make_loader
@@ -333,8 +334,9 @@ class _Run:
                     self.engine.global_steps,
                     lambda folder: self.task.save_model(folder, weights),
                 )
-            except OSError as error:
-                problem = f"{self.settings.output / name}: cannot be written ({error.strerror or error})"
+            except (OSError, SafetensorError) as error:
+                reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+                problem = f"{self.settings.output / name}: cannot be written ({reason})"
         self.ranks.all_or_none(problem)
 
     def _save(self, epoch: int, update: int) -> None:

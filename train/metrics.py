@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_file, writing
 
 from .wandb_log import WandbLog
 
@@ -43,27 +44,35 @@ class MetricsLog:
         self._file, self._board, self._wandb = None, None, None
         if not write:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         kept = (
             [entry for entry in read_metrics(self.path) if entry["step"] <= resumed_at] if resumed_at else []
         )
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
-        replace_file(self.path, lambda beside: beside.write_text(lines, encoding="utf-8"))
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = _board(folder / "tensorboard", resumed_at)
+        with writing(self.path):
+            replace_file(self.path, lambda beside: beside.write_text(lines, encoding="utf-8"))
+            self._file = self.path.open("a", encoding="utf-8")
+        with writing(folder / "tensorboard"):
+            self._board = _board(folder / "tensorboard", resumed_at)
         if wandb is not None:
             self._wandb = WandbLog(wandb, folder, resumed=resumed_at > 0, config=config or {})
 
     def write(self, split: str, step: int, values: dict[str, Any]) -> None:
-        """Add one line; `values` holds numbers, or dicts of numbers such as the losses by task."""
+        """Add one line; `values` holds numbers, or dicts of numbers such as the losses by task.
+
+        Raises:
+            InputError: the disk is full.
+        """
         if self._file is None:
             return
-        self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
-        self._file.flush()
         scalars = {f"{split}/{name}": value for name, value in _flatten(values)}
-        if self._board is not None:
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
+        with writing(self.path):
+            self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+            self._file.flush()
+            if self._board is not None:
+                for name, value in scalars.items():
+                    self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.write(step, scalars)
 
@@ -75,10 +84,13 @@ class MetricsLog:
 
     def close(self, *, failed: bool = False) -> None:
         """Flush and close all of them; `failed` says how the run ended."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        # `write` has told of a full disk; here it would take the place of the error that ends the run
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+        with suppress(OSError):
+            if self._board is not None:
+                self._board.close()
         if self._wandb is not None:
             self._wandb.close(failed=failed)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_file, writing
 
 from .ranks import Ranks
 
@@ -37,14 +38,20 @@ class Trace:
         self._file = (self.folder / f"rank_{ranks.rank:05d}.jsonl").open("a", encoding="utf-8")
 
     def write(self, update: int, epoch: int, example_ids: Iterable[str]) -> None:
-        """What this rank saw of an update."""
+        """What this rank saw of an update.
+
+        Raises:
+            InputError: the disk is full.
+        """
         line = {"update": update, "epoch": epoch, "examples": list(example_ids)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with writing(self.folder):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; `write` has told of a full disk."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def read_trace(folder: Path) -> dict[tuple[int, int], list[str]]:
