@@ -204,7 +204,12 @@ def test_a_step_in_a_copy(
     assert sum(p.grad is not None for p in used) > len(used) / 2
 
 
-def test_the_copy_is_compiled_and_the_model_is_not(stepping: Callable[..., Any]) -> None:
+def test_the_copy_is_compiled_and_forgotten_and_the_model_is_not(
+    stepping: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[bool] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(True))
     task, ran, compiled = stepping(compile=True)
     assert compiled == ran
     assert task.model not in compiled
+    assert forgotten == [True]
