@@ -130,7 +130,9 @@ def test_nobody_waits_for_a_rank_that_died(tmp_path: Path) -> None:
         from lxmert_fast.train.ranks import join_ranks
 
         try:
-            once_a_host(join_ranks(torch.device("cpu"), timeout=3600), lambda: os._exit(9))
+            ranks = join_ranks(torch.device("cpu"), timeout=3600)
+            ranks.barrier()  # the store of the meeting is rank 0's: both have met before it goes
+            once_a_host(ranks, lambda: os._exit(9))
         except RanksLost as error:
             print(error)
             os._exit(3)
