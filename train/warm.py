@@ -34,7 +34,8 @@ def take_a_step(task: Task, key: BatchKey, optimisation: OptimisationSettings, d
     """Forward and backward of a batch in a copy of the task's model, prepared as the engine's will be.
 
     The copy knows no other rank, so nothing in it is a collective. Model and random states are left as they
-    are; what validation alone compiles is not warmed.
+    are. Not warmed, and so compiled by each rank: what validation alone runs, and what torch.compile compiles
+    anew because a later batch has other sizes than its graph allows.
 
     Args:
         key: of the batch, of a size that the run has.
@@ -51,6 +52,8 @@ def take_a_step(task: Task, key: BatchKey, optimisation: OptimisationSettings, d
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             output = model(**to_device(batch.inputs, device), **task.forward_options(0, share))
         task.weighed(output, share).backward()
+    if optimisation.compile:
+        torch.compiler.reset()  # what is in memory holds on to the copy; what is on disk stays
     if device.type == "cuda":
         del copied, model, output
         torch.cuda.synchronize(device)

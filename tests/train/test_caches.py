@@ -130,7 +130,9 @@ def test_nobody_waits_for_a_rank_that_died(tmp_path: Path) -> None:
         from lxmert_fast.train.ranks import join_ranks
 
         try:
-            once_a_host(join_ranks(torch.device("cpu"), timeout=3600), lambda: os._exit(9))
+            ranks = join_ranks(torch.device("cpu"), timeout=3600)
+            ranks.barrier()  # the store of the meeting is rank 0's: both have met before it goes
+            once_a_host(ranks, lambda: os._exit(9))
         except RanksLost as error:
             print(error)
             os._exit(3)
@@ -204,7 +206,12 @@ def test_a_step_in_a_copy(
     assert sum(p.grad is not None for p in used) > len(used) / 2
 
 
-def test_the_copy_is_compiled_and_the_model_is_not(stepping: Callable[..., Any]) -> None:
+def test_the_copy_is_compiled_and_forgotten_and_the_model_is_not(
+    stepping: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[bool] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(True))
     task, ran, compiled = stepping(compile=True)
     assert compiled == ran
     assert task.model not in compiled
+    assert forgotten == [True]
