@@ -48,8 +48,7 @@ def activation_bytes(
     Args:
         sizes: of the batch of one forward pass.
         element: bytes of a number, 2 in half precision.
-        checkpointing: a layer keeps its input alone and is computed again, one at a time, in backward. The
-            last layer is never checkpointed.
+        checkpointing: a layer keeps its input alone and is computed again, one at a time, in backward.
         apart: layers have hooks, as ZeRO-3 puts on them, and are called one by one: GELU's output is kept
             too, and the streams are joined anew after every cross-modality layer.
     """
@@ -85,8 +84,9 @@ def activation_bytes(
     layers, again = sum(singles) + sum(crosses), 0.0
     if checkpointing:
         inputs = config.l_layers * sizes.tokens + config.r_layers * sizes.image_rows
-        inputs += rows_in + max(0, config.x_layers - 2) * rows if config.x_layers > 1 else 0
-        layers, again = element * hidden * inputs, max([*singles, *crosses], default=0.0)
+        inputs += max(0, config.x_layers - 1) * rows
+        layers, again = element * hidden * inputs, max([*singles, *crosses, last])
+        last = element * hidden * (sizes.read_words + sizes.read_regions)
     return Activations(embedded + layers + joined + last + _heads(config, sizes, element), again)
 
 
