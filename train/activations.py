@@ -48,7 +48,8 @@ def activation_bytes(
     Args:
         sizes: of the batch of one forward pass.
         element: bytes of a number, 2 in half precision.
-        checkpointing: a layer keeps its input alone and is computed again, one at a time, in backward.
+        checkpointing: a layer keeps its input alone and is computed again, one at a time, in backward. (And
+            the plan's tables, which do not grow with the model and are not counted.)
         apart: layers have hooks, as ZeRO-3 puts on them, and are called one by one: GELU's output is kept
             too, and the streams are joined anew after every cross-modality layer.
     """
@@ -86,7 +87,7 @@ def activation_bytes(
         inputs = config.l_layers * sizes.tokens + config.r_layers * sizes.image_rows
         inputs += max(0, config.x_layers - 1) * rows
         layers, again = element * hidden * inputs, max([*singles, *crosses, last])
-        last = element * hidden * (sizes.read_words + sizes.read_regions)
+        last = 0.0
     return Activations(embedded + layers + joined + last + _heads(config, sizes, element), again)
 
 
