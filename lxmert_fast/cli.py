@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -100,6 +101,8 @@ def launch(
     ] = 0,
 ) -> None:
     """Train on several GPUs or hosts with DeepSpeed; again goes on, also on other hosts."""
+    if find_spec("deepspeed") is None:
+        raise InputError("launch wants DeepSpeed, which is not installed: install lxmert-fast[deepspeed]")
     from .train.settings import FinetuneSettings, PretrainSettings, load_settings
     from .train.supervisor import Hosts, supervise
 

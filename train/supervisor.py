@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -45,8 +45,6 @@ class Hosts:
     node_rank: int | None = None
     master: str | None = None
     port: int = 29500
-    extra: list[str] = field(default_factory=list)
-    """More arguments for `deepspeed`."""
 
     def words(self) -> list[str]:
         """Arguments of `deepspeed`.
@@ -74,7 +72,7 @@ class Hosts:
                 words += ["--no_ssh", "--node_rank", str(self.node_rank)]
         if self.master is not None:
             words += ["--master_addr", self.master]
-        return words + self.extra
+        return words
 
 
 def read_hostfile(path: Path) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from lxmert_fast import cli
 from lxmert_fast.cli import app
 from lxmert_fast.errors import InputError
 from lxmert_fast.train import supervisor
@@ -84,3 +85,13 @@ def test_a_wrong_hostfile_starts_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     result = launch(tmp_path, "pretrain", "--hostfile", str(tmp_path / "none"))
     assert isinstance(result.exception, InputError)
     assert "no such hostfile" in str(result.exception)
+
+
+def test_without_deepspeed_the_extra_is_named(
+    tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    result = launch(tmp_path, "pretrain")
+    assert isinstance(result.exception, InputError)
+    assert "install lxmert-fast[deepspeed]" in str(result.exception)
+    assert not asked

@@ -273,7 +273,7 @@ def test_words_for_the_launcher(tmp_path: Path) -> None:
     assert Hosts(4, port=7).words() == ["--master_port", "7", "--num_gpus", "4"]
     by_ssh = ["--master_port", "29500", "--hostfile", str(file)]
     assert Hosts(hostfile=file).words() == by_ssh
-    by_hand = Hosts(hostfile=file, node_rank=1, master="one", extra=["--save_pid"])
+    by_hand = Hosts(hostfile=file, node_rank=1, master="one")
     assert by_hand.words() == [
-        *by_ssh, "--no_ssh", "--node_rank", "1", "--master_addr", "one", "--save_pid",
+        *by_ssh, "--no_ssh", "--node_rank", "1", "--master_addr", "one",
     ]  # fmt: skip
