@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# a pytest that a test starts is no worker of pytest-xdist, even if the test runs in one
+os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 
 @pytest.fixture(autouse=True)
@@ -14,9 +18,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def no_worker_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pytest that a test starts is not a worker of pytest-xdist, even if the test runs in one."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)

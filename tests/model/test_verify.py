@@ -100,8 +100,8 @@ def test_weights_that_are_not_finite_never_pass(name: str, value: float, tmp_pat
 def forget_text_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LxmertLayer.forward
 
-    def forward(self: Any, x: Tensor, layout: Layout, *rest: Any) -> Any:
-        return whole(self, x, replace(layout, mask=None), *rest)
+    def forward(self: Any, x: Tensor, layout: Layout, *rest: Any, **named: Any) -> Any:
+        return whole(self, x, replace(layout, mask=None), *rest, **named)
 
     monkeypatch.setattr(LxmertLayer, "forward", forward)
 
@@ -109,8 +109,9 @@ def forget_text_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 def forget_object_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = LxmertXLayer.forward
 
-    def forward(self: Any, rows: Tensor, meeting: Meeting, *rest: Any) -> Any:
-        return whole(self, rows, meeting._replace(images=replace(meeting.images, mask=None)), *rest)
+    def forward(self: Any, rows: Tensor, meeting: Meeting, *rest: Any, **named: Any) -> Any:
+        blind = meeting._replace(images=replace(meeting.images, mask=None))
+        return whole(self, rows, blind, *rest, **named)
 
     monkeypatch.setattr(LxmertXLayer, "forward", forward)
 

@@ -17,7 +17,7 @@ from lxmert_fast.errors import InputError
 from lxmert_fast.train.checkpoints import CheckpointFolder
 from lxmert_fast.train.loop import fit
 
-ROOM = 1024
+ROOM = 2048
 """KiB of the small disk."""
 
 

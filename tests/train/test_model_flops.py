@@ -63,7 +63,7 @@ def test_rates_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     window = Window(peak=1e13)
     for _ in range(2):
-        window.add({"total": 1.0}, {"pairs": 8.0, "tokens": 80.0, "flops": 6e12}, waited=0.5)
+        window.add({"pairs": 8.0, "tokens": 80.0, "flops": 6e12}, waited=0.5)
     now[0] += 4.0
     assert window.rates() == {
         "pairs_per_second": 4.0,

@@ -71,7 +71,7 @@ def test_variables_that_contradict_each_other(
 def test_ranks_that_do_not_come(environment: Callable[..., None]) -> None:
     port = str(free_port())
     environment(MASTER_PORT=port)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(RanksLost) as caught:
         join_ranks(torch.device("cpu"), start_timeout=1.0)
     place = f"rank 1 on {socket.gethostname()}: the 2 ranks did not meet at 127.0.0.1:{port} within 1 s; "
     assert str(caught.value).startswith(place)
