@@ -191,12 +191,13 @@ def _console():  # type: ignore[no-untyped-def]
 def _report(summary: dict) -> None:
     import json
 
+    if os.environ.get("RANK", "0") != "0":
+        return
     if summary["stopped"]:
         typer.echo(
             f"stopped by {summary['stopped']} after update {summary['updates']}; the same command goes on"
         )
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(json.dumps(summary, indent=2))
+    typer.echo(json.dumps(summary, indent=2))
 
 
 def main() -> None:
