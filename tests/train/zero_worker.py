@@ -22,6 +22,7 @@ from transformers import LxmertConfig
 from lxmert_fast.bench.counts import count
 from lxmert_fast.bench.workloads import batches, workload
 from lxmert_fast.models import LxmertForPreTraining
+from lxmert_fast.train.deepspeed_engine import import_deepspeed
 
 #: Few modules and two million parameters, so that what is sent is weights and not headers.
 SIZES: dict[str, Any] = {
@@ -116,8 +117,7 @@ def measure(case: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
 
 def main(cases: list[dict[str, Any]], folder: Path) -> None:
     """Write what was found in each case to FOLDER/RANK.json."""
-    # it takes a compiler half a minute to build, and only inference uses it
-    deepspeed.comm.torch.build_shm_op = lambda: None
+    import_deepspeed()  # without what it would compile first
     deepspeed.init_distributed("gloo")
     batch = batches(workload("captions").sized(PAIRS), LxmertConfig(**SIZES), labels=True).ours
     found = [case | measure(case, batch) for case in cases]
