@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_text
 from lxmert_fast.kernels.dispatch import has_triton, interprets
 
 from .aot_rows import FAMILIES, Row
@@ -155,4 +155,4 @@ def _remember(row: Row, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     content = {name: value for name, value in asdict(row).items() if name != "spec"}
     if not row.error:
-        replace_file(_file(row.spec, cache), lambda beside: beside.write_text(json.dumps(content)))
+        replace_text(_file(row.spec, cache), json.dumps(content))

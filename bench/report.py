@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_text
 from lxmert_fast.pages import table
 
 REFERENCE, COMPILED, OURS = "huggingface eager", "huggingface compiled", "ours"
@@ -273,7 +273,7 @@ def put_into(path: Path, report: Report) -> None:
     if len(parts) != 3:
         raise InputError(f"{path}: {len(parts) - 1} lines {MARK}, wanted two around the table")
     parts[1] = f"\n{origin(report)}\n\n{summary(report)}\n"
-    replace_file(path, lambda beside: beside.write_text(MARK.join(parts), encoding="utf-8"))
+    replace_text(path, MARK.join(parts))
 
 
 def _milliseconds(seconds: float) -> str:

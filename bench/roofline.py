@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,7 +27,7 @@ from lxmert_fast.bench.gpu.kernels import arguments
 from lxmert_fast.bench.step_calls import HALF, Call, Place, step_calls
 from lxmert_fast.bench.workloads import Workload, config_for, workload
 from lxmert_fast.kernels.configs import DEFAULT, attention_key, power_of_two
-from lxmert_fast.pages import put, table
+from lxmert_fast.pages import print_or_put, table
 
 #: Integer multiplications of a draw in the machine code of `tiles.keep`, the same for sm_80 and sm_90, and
 #: how many of them a multiprocessor does in a clock (CUDA's programming guide).
@@ -196,15 +195,7 @@ def tables() -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the tables, or put them into the page."""
-    found = tables()
-    if not arguments:
-        print("\n\n".join(found.values()))
-        return
-    path = Path(arguments[0])
-    page = path.read_text(encoding="utf-8")
-    for name, text in found.items():
-        page = put(page, name, text)
-    path.write_text(page, encoding="utf-8")
+    print_or_put(tables(), arguments)
 
 
 if __name__ == "__main__":

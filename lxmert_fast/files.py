@@ -27,6 +27,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     sync(path.parent)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """`replace_file` with a text, in UTF-8.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within, whatever the file system refuses is about `path`.

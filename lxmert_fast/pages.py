@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 
 def table(titles: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, empty without rows."""
@@ -22,3 +25,15 @@ def put(page: str, name: str, table: str) -> str:
     before, _, after = parts(page, name)
     mark = f"<!-- {name} -->\n"
     return f"{before}{mark}{table}\n{mark}{after}"
+
+
+def print_or_put(found: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Print the tables, or put each at its mark in the page that the first argument names."""
+    if not arguments:
+        print("\n\n".join(found.values()))
+        return
+    path = Path(arguments[0])
+    page = path.read_text(encoding="utf-8")
+    for name, text in found.items():
+        page = put(page, name, text)
+    path.write_text(page, encoding="utf-8")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file, sync
+from lxmert_fast.files import replace_text, sync
 
 CHUNK = 1 << 24
 
@@ -119,4 +119,4 @@ def seal(path: Path) -> dict[str, int]:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
     text = json.dumps(content, indent=1) + "\n"
-    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    replace_text(path, text)

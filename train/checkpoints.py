@@ -29,7 +29,7 @@ from torch import Tensor
 
 import lxmert_fast
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file, save_tensors, sync
+from lxmert_fast.files import replace_text, save_tensors, sync
 
 from .checkpoint_writer import BackgroundWriter, seal, write_json, write_tensors
 from .ranks import Ranks
@@ -271,7 +271,7 @@ class CheckpointFolder:
             path = path.with_name(f"{path.name}.again")
         partial.rename(path)
         sync(self.folder)
-        replace_file(self.folder / LATEST, lambda beside: beside.write_text(path.name + "\n"))
+        replace_text(self.folder / LATEST, path.name + "\n")
         for old in [name for name in self._names() if name != path.name][self.keep - 1 :]:
             shutil.rmtree(self.folder / old, ignore_errors=True)
 

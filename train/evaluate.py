@@ -23,7 +23,7 @@ from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_text
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.int8 import quantize
 from lxmert_fast.models import LxmertForQuestionAnswering
@@ -173,7 +173,7 @@ def predict_files(
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rows, sort_keys=True, indent=4)
-    replace_file(out, lambda beside: beside.write_text(text, encoding="utf-8"))
+    replace_text(out, text)
     return len(rows)
 
 

@@ -13,7 +13,7 @@ from lxmert_fast.answering import LABEL2ANS, VOCABULARY
 from lxmert_fast.checkpoint import save_airsplay, save_folder
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_text
 
 from .checkpoints import MANIFEST, Checkpoint, CheckpointFolder, open_checkpoint
 from .shard_reader import ShardReader
@@ -45,7 +45,7 @@ def export(source: Path, out: Path) -> Checkpoint:
     save_folder(model, out)
     if about["vocabulary"]:
         text = about["vocabulary"]
-        replace_file(out / VOCABULARY, lambda beside: beside.write_text(text, encoding="utf-8"))
+        replace_text(out / VOCABULARY, text)
     if about["answers"] and not (out / LABEL2ANS).exists():
         AnswerMap(about["answers"]).save(out)
     return checkpoint

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from .moments import MomentOptimizer
 
 if TYPE_CHECKING:
     from .segments import Segments
 
 
-class Lamb(Optimizer):
+class Lamb(MomentOptimizer):
     """Adam's update, made as long as its parameter (algorithm 2), as foreach operations.
 
         m <- b1 m + (1 - b1) g
@@ -57,42 +58,22 @@ class Lamb(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params]
-            for p in params:
-                if not self.state[p]:
-                    moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-                    self.state[p] = {"step": 0, **moments}
-                self.state[p]["step"] += 1
-            first = [self.state[p]["exp_avg"] for p in params]
-            second = [self.state[p]["exp_avg_sq"] for p in params]
-            beta1, beta2 = group["betas"]
-
-            torch._foreach_mul_(first, beta1)
-            torch._foreach_add_(first, grads, alpha=1 - beta1)
-            torch._foreach_mul_(second, beta2)
-            torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
-            steps = [self.state[p]["step"] if group["bias_correction"] else None for p in params]
-            root = torch._foreach_div(second, [_correction(beta2, t) for t in steps])
-            torch._foreach_sqrt_(root)
-            torch._foreach_add_(root, group["eps"])
-            update = torch._foreach_div(first, root)
-            torch._foreach_div_(update, [_correction(beta1, t) for t in steps])
-            if group["weight_decay"]:
-                torch._foreach_add_(update, params, alpha=group["weight_decay"])
-            self._scale(params, update)
-            torch._foreach_add_(params, update, alpha=-group["lr"])
-        return loss
+    def _updates(
+        self, group: dict[str, Any], params: list[Tensor], first: list[Tensor], second: list[Tensor]
+    ) -> tuple[Tensor, ...] | list[Tensor]:
+        for p in params:
+            self.state[p]["step"] = self.state[p].get("step", 0) + 1
+        beta1, beta2 = group["betas"]
+        steps = [self.state[p]["step"] if group["bias_correction"] else None for p in params]
+        root = torch._foreach_div(second, [_correction(beta2, t) for t in steps])
+        torch._foreach_sqrt_(root)
+        torch._foreach_add_(root, group["eps"])
+        update = torch._foreach_div(first, root)
+        torch._foreach_div_(update, [_correction(beta1, t) for t in steps])
+        if group["weight_decay"]:
+            torch._foreach_add_(update, params, alpha=group["weight_decay"])
+        self._scale(params, update)
+        return update
 
     def _scale(self, params: list[Tensor], updates: tuple[Tensor, ...] | list[Tensor]) -> None:
         """Multiply each update by its parameter's trust ratio, in place."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lxmert_fast.files import replace_file, writing
+from lxmert_fast.files import replace_text, writing
 
 from .wandb_log import WandbLog
 
@@ -51,7 +51,7 @@ class MetricsLog:
         )
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
         with writing(self.path):
-            replace_file(self.path, lambda beside: beside.write_text(lines, encoding="utf-8"))
+            replace_text(self.path, lines)
             self._file = self.path.open("a", encoding="utf-8")
         with writing(folder / "tensorboard"):
             self._board = _board(folder / "tensorboard", resumed_at)

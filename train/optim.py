@@ -7,7 +7,7 @@ ZeRO's partitions. AdamW comes from PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from .lamb import Lamb
+from .moments import MomentOptimizer
 
 
-class BertAdam(Optimizer):
+class BertAdam(MomentOptimizer):
     """The original's optimiser (reference 2.6), as a handful of foreach operations a step.
 
         m <- b1 m + (1 - b1) g
@@ -46,36 +47,15 @@ class BertAdam(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params]
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            first = [self.state[p]["exp_avg"] for p in params]
-            second = [self.state[p]["exp_avg_sq"] for p in params]
-            beta1, beta2 = group["betas"]
-
-            torch._foreach_mul_(first, beta1)
-            torch._foreach_add_(first, grads, alpha=1 - beta1)
-            torch._foreach_mul_(second, beta2)
-            torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
-            root = torch._foreach_sqrt(second)
-            torch._foreach_add_(root, group["eps"])
-            update = torch._foreach_div(first, root)
-            if group["weight_decay"]:
-                torch._foreach_add_(update, params, alpha=group["weight_decay"])
-            torch._foreach_add_(params, update, alpha=-group["lr"])
-        return loss
+    def _updates(
+        self, group: dict[str, Any], params: list[Tensor], first: list[Tensor], second: list[Tensor]
+    ) -> tuple[Tensor, ...] | list[Tensor]:
+        root = torch._foreach_sqrt(second)
+        torch._foreach_add_(root, group["eps"])
+        update = torch._foreach_div(first, root)
+        if group["weight_decay"]:
+            torch._foreach_add_(update, params, alpha=group["weight_decay"])
+        return update
 
 
 def warmup_linear(step: int, total: int, warmup: float) -> float:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers import LxmertConfig
 
-from lxmert_fast.pages import put, table
+from lxmert_fast.pages import print_or_put, table
 
 from .curves import points, points_table
 from .memory import Partition, rank_memory, weight_bytes
@@ -108,15 +107,7 @@ def tables() -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the tables, or put them into the page."""
-    found = tables()
-    if not arguments:
-        print("\n\n".join(found.values()))
-        return
-    path = Path(arguments[0])
-    page = path.read_text(encoding="utf-8")
-    for name, text in found.items():
-        page = put(page, name, text)
-    path.write_text(page, encoding="utf-8")
+    print_or_put(tables(), arguments)
 
 
 if __name__ == "__main__":

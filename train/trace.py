@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from lxmert_fast.files import replace_file, writing
+from lxmert_fast.files import replace_text, writing
 
 from .ranks import Ranks
 
@@ -70,4 +70,4 @@ def _lines(path: Path) -> list[dict]:
 
 def _rewrite(path: Path, lines: list[dict]) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    replace_text(path, text)

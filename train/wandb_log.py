@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_text
 
 RUN_ID = "wandb_id"
 """File of the run's folder: by which name a resumed run is the same run there."""
@@ -38,7 +38,7 @@ class WandbLog:
         path = folder / RUN_ID
         if not (resumed and path.is_file()):
             name = secrets.token_hex(8)
-            replace_file(path, lambda beside: beside.write_text(name, encoding="utf-8"))
+            replace_text(path, name)
         try:
             self._run = wandb.init(
                 project=project,

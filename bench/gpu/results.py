@@ -22,7 +22,7 @@ from typing import Any
 
 import lxmert_fast
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_text
 
 #: Of a race, what is not one of its entries.
 RACE_KEYS = ("workload", "mode", "pairs", "per_image", "mean_tokens", "matrix_rate", "counts")
@@ -60,7 +60,7 @@ class Results:
         """Replace the file."""
         text = json.dumps(self.to_json(), indent=1)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.path, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+        replace_text(self.path, text + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """What the file holds."""

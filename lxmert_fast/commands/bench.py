@@ -78,7 +78,7 @@ def aot(
     from lxmert_fast.bench.aot_specs import chosen_specs
     from lxmert_fast.bench.aot_table import aot_table
     from lxmert_fast.commands.progress import progress
-    from lxmert_fast.files import replace_file
+    from lxmert_fast.files import replace_text
 
     check_compiler()
     specs = chosen_specs(arch, kernel)
@@ -95,7 +95,7 @@ def aot(
         console.print(aot_table(rows, every))
         console.print(f"{len(rows)} kernels compiled, {len(wrong)} with faults", highlight=False)
         if json_to is not None:
-            replace_file(Path(json_to), lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+            replace_text(Path(json_to), text + "\n")
     for row in wrong:
         typer.echo(f"{row.spec.name}: {'; '.join(faults(row))}", err=True)
     raise typer.Exit(1 if wrong else 0)
@@ -120,7 +120,7 @@ def traffic(
 
     from lxmert_fast.bench.traffic import measure
     from lxmert_fast.bench.traffic_report import calls_table, kernels_table, rows_of, to_json
-    from lxmert_fast.files import replace_file
+    from lxmert_fast.files import replace_text
 
     found = measure(workload or ["vqa", "captions"], pairs=pairs, tiny=tiny)
     text = json.dumps(to_json(found), indent=2)
@@ -129,7 +129,7 @@ def traffic(
     else:
         typer.echo("\n\n".join(([calls_table(found)] if every else []) + [kernels_table(found)]))
         if json_to is not None:
-            replace_file(Path(json_to), lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+            replace_text(Path(json_to), text + "\n")
     over = [row.title for row in rows_of(found) if row.over]
     for line in over:
         typer.echo(line, err=True)

@@ -248,12 +248,12 @@ def _show(run: Run, cluster: Cluster, assumed: Assumptions, as_json: bool) -> No
 
 
 def _draw(run: Run, cluster: Cluster, assumed: Assumptions, path: Path) -> None:
-    from lxmert_fast.files import replace_file
+    from lxmert_fast.files import replace_text
     from lxmert_fast.train.curves import draw, points, points_table
 
     found = points(run, cluster, assumed)
     title = f"{run.batch:,} pairs on {cluster.ranks:,} GPUs as the start, {run.precision}"
     draw(found, path, title)
     beside = path.with_suffix(".md")
-    replace_file(beside, lambda temporary: temporary.write_text(points_table(found) + "\n", encoding="utf-8"))
+    replace_text(beside, points_table(found) + "\n")
     typer.echo(f"{path} and {beside}: model, not measured", err=True)
