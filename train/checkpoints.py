@@ -225,8 +225,7 @@ class CheckpointFolder:
             (path.name for path in self.folder.glob("step_*") if path.is_dir()),
             reverse=True,
         )
-        latest = self.folder / LATEST
-        named = latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
+        named = latest_name(self.folder)
         if named in names:
             names.remove(named)
             names.insert(0, named)
@@ -274,6 +273,12 @@ class CheckpointFolder:
         replace_text(self.folder / LATEST, path.name + "\n")
         for old in [name for name in self._names() if name != path.name][self.keep - 1 :]:
             shutil.rmtree(self.folder / old, ignore_errors=True)
+
+
+def latest_name(folder: Path) -> str | None:
+    """What `latest` of a run's checkpoints says; None without it."""
+    latest = folder / LATEST
+    return latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -7,6 +7,7 @@ shall go on with another number of ranks and another stage without a conversion.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lxmert_fast.errors import Diverged, InputError
 
 from .config_files import merged
-from .engine import HALF, Engine, clip_gradients, is_finite, to_device
+from .engine import HALF, Engine, clip_gradients, to_device
 from .memory import BUCKET
 from .ranks import Ranks, is_loss, lost
 from .segments import share_norms
@@ -145,7 +146,7 @@ class DeepSpeedEngine(Engine):
             return self._engine.was_step_applied()
         # here the gradients are whole and reduced, and DeepSpeed would apply them whatever they are
         self._grad_norm = clip_gradients(self.module, self.clip)
-        if is_finite(self._grad_norm):
+        if math.isfinite(self._grad_norm):
             self._engine.step()
             return True
         self._engine.zero_grad()

@@ -8,6 +8,7 @@ place without a second loop. Checkpoints are the same whoever writes them (`shar
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -240,7 +241,7 @@ class LocalEngine(Engine):
         applied = True
         if self.is_gradient_accumulation_boundary():
             self._grad_norm = clip_gradients(self.module, self.clip)
-            applied = self._grad_norm is not None and is_finite(self._grad_norm)
+            applied = self._grad_norm is not None and math.isfinite(self._grad_norm)
             if applied:
                 self.optimizer.step()
                 self.lr_scheduler.step()
@@ -260,11 +261,6 @@ class LocalEngine(Engine):
 def clip_gradients(model: nn.Module, clip: float) -> float:
     """Scale the gradients to a global L2 norm of `clip` at most; their norm before."""
     return float(nn.utils.clip_grad_norm_(model.parameters(), clip))
-
-
-def is_finite(value: float) -> bool:
-    """Neither infinite nor NaN."""
-    return value - value == 0.0
 
 
 def seed_of(*parts: int) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from statistics import median
 
-from .engine import is_finite
 from .settings import GuardSettings
 
 WINDOW = 100
@@ -34,7 +34,7 @@ class Guard:
 
     def judge(self, loss: float) -> str | None:
         """What is wrong with an update's loss, None if nothing is."""
-        if not is_finite(loss):
+        if not math.isfinite(loss):
             return f"loss is {loss}"
         if self.settings.spike is not None and len(self.losses) >= ENOUGH:
             usual = median(self.losses)

@@ -54,9 +54,10 @@ def launch(task: Task, optimisation: OptimisationSettings, run: RunSettings) -> 
     accumulation, micro_batch = cut(optimisation, size)
     _check_together(optimisation, launched=environment is not None)
     ranks = join_ranks(device, run.timeout, run.start_timeout)
-    said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
-    # before the engines meet, which would wait for each other over models that differ
-    check_same(ranks, code_facts() | task.facts() | {"settings": digest([said])})
+    if ranks.size > 1:
+        # before the engines meet, which would wait for each other over models that differ
+        said = optimisation.model_dump_json() + run.model_dump_json(exclude={"device", "node_local"})
+        check_same(ranks, code_facts() | task.facts() | {"settings": digest([said])})
     ranks.all_or_none(problem_with(run.wandb) if ranks.first else None)
     batches = EpochBatches(
         task.num_examples(),

@@ -7,6 +7,7 @@ about the order (losses, signals) is made known to all ranks first, so that they
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +23,6 @@ from lxmert_fast.data.batches import Batch, make_loader
 from lxmert_fast.errors import Diverged, InputError
 
 from .checkpoints import CheckpointFolder, publish_folder
-from .engine import is_finite
 from .guard import Guard
 from .launched import Launched, launch
 from .metrics import MetricsLog
@@ -129,9 +129,8 @@ class _Run:
             )
             for epoch in range(self.epoch, self.optimisation.epochs):
                 self._train(epoch)
-                if self.stopped:
-                    break
-                self._end(epoch)
+                if not self.stopped:
+                    self._end(epoch)
                 if self.stopped:
                     break
             self.folder.wait()
@@ -287,7 +286,7 @@ class _Run:
         """Leave it out, go back, or end."""
         update = self.engine.global_steps
         names = [name for batch in parts for name in batch.example_ids]
-        told = self.ranks.gather((is_finite(sums["total"]), names[:8], len(names)))
+        told = self.ranks.gather((math.isfinite(sums["total"]), names[:8], len(names)))
         rank = next((rank for rank, (finite, *_) in enumerate(told) if not finite), 0)
         _, shown, count = told[rank]
         where = f"rank {rank}, batch" if self.ranks.size > 1 else "batch"
@@ -376,7 +375,7 @@ class _Run:
 
 def _finite(value: float | None) -> float | None:
     """A number that JSON can hold, or None."""
-    return value if value is not None and is_finite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _in_words(values: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,7 @@ class ShardReader:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._files: dict[int, Any] = {}
+        self._numbers_of_rank: dict[int, dict[str, dict[str, float]]] = {}
 
     def names(self) -> list[str]:
         """The parameters that were trained."""
@@ -34,9 +36,14 @@ class ShardReader:
     def numbers_of(self, name: str) -> dict[str, float]:
         """The optimizer's plain numbers for a parameter, such as a step count."""
         for rank, *_ in self._places.get(name, {}).get(WEIGHT, []):
-            facts = json.loads(self._file(rank).metadata()["facts"])
-            return facts["numbers"].get(name, {})
+            return self._numbers(rank).get(name, {})
         return {}
+
+    def _numbers(self, rank: int) -> dict[str, dict[str, float]]:
+        if rank not in self._numbers_of_rank:
+            facts = json.loads(self._file(rank).metadata()["facts"])
+            self._numbers_of_rank[rank] = facts["numbers"]
+        return self._numbers_of_rank[rank]
 
     def range(self, key: str, name: str, start: int, size: int) -> Tensor:
         """(size,) elements of a parameter, or of the optimizer's `key` for it, from `start` on.
@@ -62,10 +69,7 @@ class ShardReader:
 
     def whole(self, name: str, shape: list[int], key: str = WEIGHT) -> Tensor:
         """A whole parameter."""
-        size = 1
-        for side in shape:
-            size *= side
-        return self.range(key, name, 0, size).reshape(shape)
+        return self.range(key, name, 0, math.prod(shape)).reshape(shape)
 
     def own(self, rank: int, prefix: str) -> dict[str, Tensor]:
         """Tensors of one rank's file by their names after `prefix/`."""

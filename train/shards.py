@@ -166,19 +166,11 @@ def restore(pieces: list[Piece], optimizer: Optimizer, read: Any) -> None:
                 state[key] = torch.zeros_like(piece.holder, requires_grad=False)
             piece.of(state[key]).copy_(read.range(key, piece.name, piece.start, piece.size))
         for key, number in read.numbers_of(piece.name).items():
-            held = state.get(key)
-            # torch's optimizers count their steps in a tensor, others in an int
-            state[key] = (
-                _as_the_optimizer_counts(optimizer, number) if held is None else type_of(held)(number)
-            )
-
-
-def type_of(held: Any) -> Any:
-    """What makes a number the kind of number that `held` is."""
-    return torch.tensor if isinstance(held, Tensor) else type(held)
+            state[key] = _as_the_optimizer_counts(optimizer, number)
 
 
 def _as_the_optimizer_counts(optimizer: Optimizer, number: float) -> Any:
+    # torch's optimizers count their steps in a tensor, others in an int
     return torch.tensor(number) if type(optimizer).__module__.startswith("torch.optim") else int(number)
 
 

@@ -20,7 +20,7 @@ from types import FrameType
 
 from lxmert_fast.errors import InputError
 
-from .checkpoints import LATEST
+from .checkpoints import latest_name
 
 TRAIN = Path(__file__).parent
 WRONG_INPUT = 2
@@ -124,12 +124,12 @@ def supervise(
     """
     words = [sys.executable, "-m", "deepspeed.launcher.runner", *hosts.words()]
     words += [str(TRAIN / f"{command}.py"), *arguments]
-    left, newest = max_restarts, _newest(checkpoints)
+    left, newest = max_restarts, checkpoints and latest_name(checkpoints)
     while True:
         code, stopped = _run(words)
         if code == 0 or stopped or code in (WRONG_INPUT, DIVERGED):
             return code
-        found = _newest(checkpoints)
+        found = checkpoints and latest_name(checkpoints)
         if found != newest:
             left, newest = max_restarts, found
         if left == 0:
@@ -190,8 +190,3 @@ def _end_session(session: int) -> None:
     """Whatever is left of a launch that has ended, such as loaders of a rank that was killed."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(session, signal.SIGKILL)
-
-
-def _newest(checkpoints: Path | None) -> str | None:
-    latest = checkpoints / LATEST if checkpoints else None
-    return latest.read_text(encoding="utf-8").strip() if latest is not None and latest.is_file() else None
