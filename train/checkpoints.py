@@ -38,6 +38,7 @@ LATEST = "latest"
 MANIFEST = "manifest.json"
 RUN_STATE = "run.pt"
 FORMAT = 1
+_KEYS = ("update", "num_ranks", "layout", "files", "ranges")
 _PARTIAL = ".partial"
 _POLL = 0.05
 _SEEN_AFTER = 30.0
@@ -72,7 +73,9 @@ class Checkpoint:
     def damage(self, files: list[str]) -> str | None:
         """What is wrong with some of its files, None if nothing is."""
         for name in files:
-            wanted, path = self.manifest["files"][name], self.folder / name
+            wanted, path = self.manifest["files"].get(name), self.folder / name
+            if wanted is None:
+                return f"{path}: not in its manifest"
             if not path.is_file():
                 return f"{path}: missing"
             if path.stat().st_size != wanted["bytes"]:
@@ -297,6 +300,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise InputError(f"{path}: damaged ({' '.join(str(error).split())[:80]})") from None
     if version != FORMAT:
         raise InputError(f"{path}: format {version}, this version reads {FORMAT}")
+    missing = [key for key in _KEYS if key not in manifest]
+    if missing:
+        raise InputError(f"{path}: damaged (lacks {', '.join(missing)})")
     return Checkpoint(folder, manifest)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import replace_file, writing
 from lxmert_fast.pages import table
 
 from .plan import Estimate, estimate, model_size
@@ -115,4 +115,5 @@ def draw(found: Sequence[Point], path: Path, title: str) -> None:
     figure.axes[0].set_ylabel("efficiency (line: no overlap, band: up to full)")
     figure.axes[0].legend()
     form = path.suffix.lstrip(".") or "png"
-    replace_file(path, lambda beside: figure.savefig(beside, format=form, dpi=120))
+    with writing(path):
+        replace_file(path, lambda beside: figure.savefig(beside, format=form, dpi=120))

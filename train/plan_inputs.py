@@ -48,6 +48,10 @@ class Assumptions:
     """Share of a GPU's memory kept for CUDA, NCCL, fragments and the work space of operations."""
 
 
+#: Of the assumptions, those that something is divided by.
+DIVISORS = ("utilisation", "network_share", "intra", "pcie", "host")
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What the run is on."""

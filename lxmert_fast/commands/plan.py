@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -193,7 +194,7 @@ def _resized(config: LxmertConfig, sizes: dict[str, int | None]) -> LxmertConfig
 
 
 def _assumed(given: list[str]) -> Assumptions:
-    from lxmert_fast.train.plan_inputs import Assumptions
+    from lxmert_fast.train.plan_inputs import DIVISORS, Assumptions
 
     names = [one.name for one in fields(Assumptions)]
     found = {}
@@ -205,6 +206,9 @@ def _assumed(given: list[str]) -> Assumptions:
             found[name] = float(value)
         except ValueError:
             raise InputError(f"--assume {text}: {value!r} is not a number") from None
+        if not math.isfinite(found[name]) or found[name] < 0 or (name in DIVISORS and not found[name]):
+            least = "above 0" if name in DIVISORS else "of 0 or more"
+            raise InputError(f"--assume {text}: wanted a finite number {least}")
     return Assumptions(**found)
 
 

@@ -165,6 +165,23 @@ def test_a_checkpoint_of_another_format_is_named(tmp_path):
         open_checkpoint(manifest.parent)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"format": 1}, r"damaged \(lacks update, num_ranks, layout, files, ranges\)"),
+        (
+            {"format": 1, "update": 1, "num_ranks": 1, "layout": "whole", "files": {}, "ranges": []},
+            "run.pt: not",
+        ),
+    ],
+)
+def test_a_manifest_that_lacks_something_is_named(tmp_path, content, line):
+    folder = CheckpointFolder(tmp_path)
+    (save(folder, 1) / "manifest.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=line), pytest.raises(InputError, match="none of its 1 checkpoints"):
+        folder.newest()
+
+
 def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path):
     (tmp_path / "step_00000004.pt").write_bytes(b"")
     with pytest.raises(InputError, match=r"step_00000004\.pt: a checkpoint of an earlier version"):

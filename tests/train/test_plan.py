@@ -272,6 +272,9 @@ def test_the_command_in_json() -> None:
         (["--layers", "9,5"], "--layers 9,5: wanted three numbers"),
         (["--assume", "luck=1"], "--assume luck=1: wanted NAME=VALUE of utilisation, overhead"),
         (["--assume", "hop=soon"], "--assume hop=soon: 'soon' is not a number"),
+        (["--assume", "utilisation=nan"], "--assume utilisation=nan: wanted a finite number above 0"),
+        (["--assume", "network_share=0"], "--assume network_share=0: wanted a finite number above 0"),
+        (["--assume", "hop=-1"], "--assume hop=-1: wanted a finite number of 0 or more"),
     ],
 )
 def test_the_command_refuses(arguments: list[str], line: str) -> None:
