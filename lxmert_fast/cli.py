@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from .commands import bench, checkpoint, data, features
+from .commands import bench, checkpoint, data, features, score
 from .commands.doctor import doctor
 from .commands.plan import plan
 from .commands.verify import verify
@@ -33,6 +33,7 @@ app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
+app.add_typer(score.app, name="score")
 app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("doctor")(doctor)

@@ -210,7 +210,7 @@ class PretrainSettings(Section):
 class FinetuneSettings(Section):
     """`lxmert-fast finetune`."""
 
-    task: Literal["vqa", "easyvqa"] = "vqa"
+    task: Literal["vqa", "gqa", "nlvr2", "nlvr", "daquar", "easyvqa"] = "vqa"
     model: ModelSettings = ModelSettings()
     data: VqaData
     optimisation: OptimisationSettings = OptimisationSettings(
