@@ -47,9 +47,9 @@ def nlvr(
 
     SOURCE holds train_scenes.jsonl, train_sentences.json, train_pairs.jsonl, dev.json and test.json.
     """
-    from lxmert_fast.data.nlvr import export
+    from lxmert_fast.data.nlvr_folder import make_folder
 
-    export(source, out, orders=orders, vocabulary=vocabulary)
+    make_folder(source, out, orders=orders, vocabulary=vocabulary)
     typer.echo(f"{out}: regions.h5, vocab.txt and train, valid, test, pretrain and pretrain_valid.json")
 
 

@@ -6,33 +6,23 @@
     train_sentences.json    {sentence id: {"sentence", "env"}}
     train_pairs.jsonl       [sentence id, scene identifier, 1 or 0]
 
-A box is 100 x 100 pixels; an object covers (x, y) to (x + size, y + size) of its box. The order of the three
-boxes carries no meaning, so each training scene becomes one image an order.
+A box is 100 x 100 pixels; an object covers (x, y) to (x + size, y + size) of its box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lxmert_fast.data.answers import AnswerMap
-from lxmert_fast.data.easyvqa import write_entries
 from lxmert_fast.data.json_list import read_json, read_json_lines, shown, text_of
-from lxmert_fast.data.nlvr_regions import BOX, BOXES, COLOURS, SIZES, TYPES, Scene, draw, write_regions
-from lxmert_fast.data.text import learn_vocabulary
+from lxmert_fast.data.nlvr_regions import BOX, BOXES, COLOURS, SIZES, TYPES, Scene
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file, replace_text, writing
 
 ANSWERS = ("false", "true")
-ORDERS = tuple(permutations(range(BOXES)))
-"""Of the boxes; the first is that of the file."""
-KINDS = {True: "sentence in training", False: "new sentence"}
-VOCABULARY_SIZE = 2000
 _COLOUR_NAMES = {"Black": 0, "Yellow": 1, "#0099ff": 2}
 _NAMED = ("x_loc", "y_loc", "size", "type", "color")
 _MOST_OBJECTS = 8
@@ -101,7 +91,8 @@ def read_training(folder: Path) -> Split:
     for place, row in read_json_lines(folder / "train_pairs.jsonl"):
         if not isinstance(row, list) or len(row) != 3:
             raise InputError(f"{place}: found {shown(row)}, wanted [sentence, scene, label]")
-        sentence, scene, label = row
+        sentence, scene = text_of(row[0], place, "sentence"), text_of(row[1], place, "scene")
+        label = row[2]
         if type(label) is not int or label not in (0, 1):
             raise InputError(f"{place}: label: found {shown(label)}, wanted 1 or 0")
         if sentence not in sentences:
@@ -113,91 +104,6 @@ def read_training(folder: Path) -> Split:
             raise InputError(f"{place}: sentence {sentence!r:.40} is paired with scene {scene!r:.40} twice")
         examples[identifier] = Example(identifier, sentences[sentence], ANSWERS[label], scene)
     return Split(scenes, list(examples.values()))
-
-
-def export(source: Path, folder: Path, *, orders: int = len(ORDERS), vocabulary: Path | None = None) -> None:
-    """Make a data-set folder: questions, pre-training file, regions, pictures, vocabulary, answers.
-
-        train.json        each pair once for each box order, "question_id" SENTENCE/SCENE/ORDER
-        valid.json        the official development set; test.json: Test-P
-        pretrain.json     the training pairs in the aggregated format, category "nlvr"
-        pretrain_valid.json   the development set likewise
-        regions.h5        of all images: train/SCENE/ORDER, valid/IDENTIFIER, test/IDENTIFIER
-        images/valid, images/test    drawings, for looking at
-
-    "question_type" says whether a sentence of valid.json and test.json occurs in training, word for word.
-
-    Args:
-        orders: box orders of a training scene, 1 to 6.
-        vocabulary: a BERT vocabulary to use; by default one is learnt from the training sentences.
-
-    Raises:
-        InputError: a file that is missing or wrong, or cannot be written.
-    """
-    if not 1 <= orders <= len(ORDERS):
-        raise InputError(f"orders: found {orders}, wanted 1 to {len(ORDERS)}")
-    train = read_training(source)
-    held_out = {"valid": read_official(source / "dev.json"), "test": read_official(source / "test.json")}
-    known = {example.sentence for example in train.examples}
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in held_out:
-            (folder / "images" / split).mkdir(parents=True, exist_ok=True)
-
-    used = {example.scene for example in train.examples}
-    images = [
-        scene.ordered(order, f"train/{name}/{number}")
-        for name, scene in train.scenes.items()
-        if name in used
-        for number, order in enumerate(ORDERS[:orders])
-    ]
-    questions = {
-        "train": [_question(example, "train", order) for example in train.examples for order in range(orders)]
-    }
-    for split, (rows) in held_out.items():
-        images += [scene.ordered(ORDERS[0], f"{split}/{name}") for name, scene in rows.scenes.items()]
-        questions[split] = [_question(example, split, None, known) for example in rows.examples]
-    for split, entries in questions.items():
-        write_entries(folder / f"{split}.json", entries)
-    for name, split in (("pretrain", "train"), ("pretrain_valid", "valid")):
-        write_entries(folder / f"{name}.json", _aggregated(questions[split]))
-    AnswerMap(ANSWERS).save(folder)
-    if vocabulary is None:
-        sentences = (f"{example.sentence} {example.label}" for example in train.examples)
-        learn_vocabulary(list(dict.fromkeys(sentences)), folder / "vocab.txt", VOCABULARY_SIZE)
-    else:
-        replace_text(folder / "vocab.txt", vocabulary.read_text(encoding="utf-8"))
-    for split, rows in held_out.items():
-        for name, scene in rows.scenes.items():
-            replace_file(
-                folder / "images" / split / f"{name}.png",
-                lambda path, s=scene: draw(s.boxes).save(path, "png"),
-            )
-    write_regions(folder / "regions.h5", images)
-
-
-def _question(example: Example, split: str, order: int | None, known: Container[str] = ()) -> dict[str, Any]:
-    suffix = "" if order is None else f"/{order}"
-    return {
-        "question_id": f"{example.identifier}{suffix}",
-        "img_id": f"{split}/{example.scene}{suffix}",
-        "sent": example.sentence,
-        "label": {example.label: 1.0},
-        "answer_type": example.label,
-        "question_type": "" if order is not None else KINDS[example.sentence in known],
-    }
-
-
-def _aggregated(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Questions by image (reference 3.3)."""
-    entries: dict[str, dict[str, Any]] = {}
-    for question in questions:
-        image_id = question["img_id"]
-        new = {"img_id": image_id, "sentf": {"nlvr": []}, "labelf": {"nlvr": []}}
-        entry = entries.setdefault(image_id, new)
-        entry["sentf"]["nlvr"].append(question["sent"])
-        entry["labelf"]["nlvr"].append(question["label"])
-    return list(entries.values())
 
 
 def _sentences(path: Path) -> dict[str, str]:
