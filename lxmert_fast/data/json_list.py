@@ -99,7 +99,7 @@ def _keys(text: _Window, place: str) -> Iterator[str]:
 
 def _parts(text: _Window, place: str, brackets: str, wanted: str) -> Iterator[int]:
     """Numbers, from 0, of what stands between brackets; whoever gets one takes its part before the next."""
-    begin, end = brackets
+    begin, end = brackets[0], brackets[1]
     if text.peek() != begin:
         raise InputError(f"{place}: found {text.shown()}, wanted {wanted}")
     text.at += 1

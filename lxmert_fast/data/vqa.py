@@ -112,7 +112,11 @@ def parse_question(place: str, entry: dict[str, Any]) -> Question:
 
 def entry_of(question: Question) -> dict[str, Any]:
     """The entry that `parse_question` reads; keys without content are left out."""
-    entry = {"question_id": question.question_id, "img_id": question.image_id, "sent": question.sentence}
+    entry: dict[str, Any] = {
+        "question_id": question.question_id,
+        "img_id": question.image_id,
+        "sent": question.sentence,
+    }
     if question.label is not None:
         entry["label"] = question.label
     kinds = {"answer_type": question.answer_type, "question_type": question.question_type}

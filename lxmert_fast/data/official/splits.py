@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lxmert_fast.data.json_list import read_json, shown, text_of
 from lxmert_fast.data.json_writing import write_entries
@@ -47,7 +48,8 @@ def write_split(
     if minival is None or rest is None:
         return {out: write_entries(out, map(entry_of, questions))}
     images = read_minival(minival)
-    chosen, others = [], []
+    chosen: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for question in questions:
         (chosen if question.image_id in images else others).append(entry_of(question))
     if strangers := images - {entry["img_id"] for entry in chosen}:
