@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from lxmert_fast.data.answers import AnswerMap
 
 app = typer.Typer()
 
@@ -141,6 +144,9 @@ def gqa_answers(
     _save(ordered(found, like, questions), out)
 
 
-def _save(answers, out: Path) -> None:  # type: ignore[no-untyped-def]
-    answers.save(out, prefix="trainval_")
+def _save(answers: AnswerMap, out: Path) -> None:
+    from lxmert_fast.files import writing
+
+    with writing(out):
+        answers.save(out, prefix="trainval_")
     typer.echo(f"{out}: {len(answers):,} answers in trainval_ans2label.json and trainval_label2ans.json")
