@@ -143,6 +143,10 @@ class AnswerTask(Task):
         else:
             backbone = {name: value for name, value in state.items() if name.startswith("lxmert.")}
             load_into(model, backbone, allow_partial=True, source=source)
+            self.notes.append(
+                f"answers: 0 of {len(self.answers):,} rows from {source}: it has no {LABEL2ANS}, "
+                "nor is there a model.start_answers"
+            )
         return model
 
     def num_examples(self) -> int:
