@@ -22,7 +22,7 @@ CRASHED = 70
 """Exit code of a rank that ended with a traceback: unlike 1 and 2, worth another start."""
 
 ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-"""oneDNN keeps its last 1,024 products, each with its scratch memory. Packed batches hardly ever have the same
+"""oneDNN keeps its last 1,024 products, each with its scratch memory. Packed batches rarely have the same
 number of tokens twice, so on a CPU that is gigabytes for nothing; one update of LXMERT has some fifty."""
 
 app = typer.Typer(
