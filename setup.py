@@ -45,6 +45,8 @@ TEST = [
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5"]
 WANDB = ["wandb>=0.19"]
+# two small packages; Gradio would want another Pillow and thirty packages, and its page asks other hosts
+SERVE = ["starlette>=1.0,<2", "uvicorn>=0.30"]
 # what the benchmarks compare with, beside Hugging Face's own model
 PEERS = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"]
 
@@ -60,7 +62,7 @@ setup(
     packages=packages(),
     package_dir={f"lxmert_fast.{room}": folder for room, folder in ROOMS.items()},
     package_data={
-        "lxmert_fast": ["py.typed"],
+        "lxmert_fast": ["py.typed", "looking/*.html"],
         "lxmert_fast.train": ["configs/*.yaml"],
         "lxmert_fast.bench": ["*.json"],
     },
@@ -86,10 +88,11 @@ setup(
         "train": TRAIN,
         "deepspeed": TRAIN + DEEPSPEED,
         "wandb": WANDB,
+        "serve": SERVE,
         "triton": ["triton>=3.4; sys_platform == 'linux'"],
         "bench": BENCH,
         "peers": PEERS,
-        "test": [*BENCH, *TEST],
+        "test": [*BENCH, *TEST, *SERVE],
     },
     entry_points={"console_scripts": ["lxmert-fast = lxmert_fast.cli:main"]},
     classifiers=[

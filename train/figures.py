@@ -34,7 +34,7 @@ def plot_losses(runs: dict[str, Path], out: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, format="png", dpi=110)
     plt.close(figure)
 
 
@@ -46,7 +46,8 @@ class Look:
     """(height, width, 3) uint8."""
     question: str
     answer: str
-    expected: str
+    expected: str | None
+    """None where it is not known."""
     words: Sequence[str]
     """T tokens."""
     attention: np.ndarray
@@ -67,7 +68,7 @@ def plot_attention(looks: Sequence[Look], out: Path) -> None:
         for axis in row:
             axis.axis("off")
         row[0].imshow(look.picture)
-        verdict = "" if look.answer == look.expected else f" (is {look.expected})"
+        verdict = "" if look.expected in (look.answer, None) else f" (is {look.expected})"
         row[0].set_title(f"{look.answer}{verdict}", fontsize=9, fontweight="bold")
         for axis, word, weights in zip(row[1:], look.words, look.attention, strict=False):
             axis.imshow(look.picture)
@@ -79,5 +80,5 @@ def plot_attention(looks: Sequence[Look], out: Path) -> None:
             axis.set_title(word, fontsize=8)
     figure.suptitle("From words to regions: last cross-modality layer, mean over heads", fontsize=10)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, format="png", dpi=110)
     plt.close(figure)
