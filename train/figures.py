@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +15,7 @@ from .metrics import METRICS_FILE, read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 
@@ -36,6 +39,39 @@ def plot_losses(runs: dict[str, Path], out: Path) -> None:
     figure.tight_layout()
     figure.savefig(out, format="png", dpi=110)
     plt.close(figure)
+
+
+def curves_svg(panels: Mapping[str, Mapping[str, tuple[list[int], list[float]]]], name: str) -> str:
+    """An SVG element: a panel a quantity, a line a run, its updates from left to right.
+
+    Args:
+        panels: quantity to run to (updates, values); nan where there is none.
+        name: what it shows, for those who do not see it; also keeps its inner names apart from those of other
+            figures on a page.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    # text stays text, and the same curves give the same bytes
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).flat
+        for axis, (title, lines) in zip(axes, panels.items(), strict=False):
+            for run, (updates, values) in lines.items():
+                marker = "o" if len(updates) < 30 else None
+                axis.plot(updates, values, label=run.replace("$", r"\$"), marker=marker, ms=3, lw=1.2)
+            axis.set_title(title.replace("$", r"\$"), fontsize=10)
+            axis.grid(alpha=0.3)
+        for axis in list(figure.axes)[len(panels) :]:
+            axis.remove()
+        if any(len(lines) > 1 for lines in panels.values()):
+            handles, labels = max((axis.get_legend_handles_labels() for axis in figure.axes), key=len)
+            figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=3)
+        content = io.StringIO()
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = content.getvalue()
+    return drawn[drawn.index("<svg") :].replace(
+        "<svg ", f'<svg role="img" aria-label="{escape(name, quote=True)}" ', 1
+    )
 
 
 @dataclass(frozen=True)

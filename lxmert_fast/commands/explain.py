@@ -65,17 +65,16 @@ def explain(
         "boxes_to_words": (found.boxes_to_words.swapaxes(2, 3), "Boxes read words: every column sums to 1"),
     }
     written = [page]
-    if found.words_to_boxes.size:
-        for name, (weights, title) in both.items():
-            written.append(out / f"{name}.png")
-            draw_heads(weights, found.words, written[-1], title)
-        if shown is not None:
-            mean = found.words_to_boxes[-1].mean(0)
-            answer = found.answers[0].text if found.answers else ""
-            look = Look(np.asarray(shown), question, answer, None, found.words, mean, found.boxes)
-            written.append(out / "attention.png")
-            with writing(written[-1]):
-                replace_file(written[-1], lambda beside: plot_attention([look], beside))
+    for name, (weights, title) in both.items():
+        written.append(out / f"{name}.png")
+        draw_heads(weights, found.words, written[-1], title)
+    if shown is not None:
+        mean = found.words_to_boxes[-1].mean(0)
+        answer = found.answers[0].text if found.answers else ""
+        look = Look(np.asarray(shown), question, answer, None, found.words, mean, found.boxes)
+        written.append(out / "attention.png")
+        with writing(written[-1]):
+            replace_file(written[-1], lambda beside: plot_attention([look], beside))
     for guess in found.answers:
         typer.echo(f"{guess.score:.3f}  {guess.text}")
     typer.echo(f"written under {out}: {', '.join(path.name for path in written)}")

@@ -85,6 +85,10 @@ class Explainer:
                 vocabularies.
         """
         model, text = _open(Path(folder))
+        if not model.config.x_layers:
+            raise InputError(
+                f"{folder}: a model without cross-modality layers, there is no attention to show"
+            )
         answers = None
         if model.get_qa_logit_layer() is not None:
             answers = AnswerMap.from_files(None, _file(Path(folder), LABEL2ANS))
@@ -118,10 +122,7 @@ class Explainer:
             InputError: a question without words, an image that the store does not hold, a model that gives
                 numbers that are not finite.
         """
-        if not question.strip():
-            raise InputError("the question is empty, wanted a sentence")
-        if not question.isascii() and any(0xD800 <= ord(character) < 0xE000 for character in question):
-            raise InputError("the question is not UTF-8, wanted a sentence")
+        check_question(question)
         regions = store[image]
         ids = torch.from_numpy(self.text.encode_ragged([question])[0].astype(np.int64))
         output = self.model(ids[None].to(self.model.device), *self._vision(regions), output_attentions=True)
@@ -176,6 +177,14 @@ class Explainer:
         return [[], *found, []]
 
 
+def check_question(question: str) -> None:
+    """Raise `InputError` for a question without words, or with half characters."""
+    if not question.strip():
+        raise InputError("the question is empty, wanted a sentence")
+    if any(0xD800 <= ord(character) < 0xE000 for character in question):
+        raise InputError("the question is not UTF-8, wanted a sentence")
+
+
 def _best(shares: torch.Tensor, name: Callable[[int], str], top: int) -> list[Answer]:
     values, places = shares.topk(min(top, len(shares)))
     return [Answer(name(place), value) for value, place in zip(values.tolist(), places.tolist(), strict=True)]
@@ -196,6 +205,7 @@ def _open(folder: Path) -> tuple[PreTrainedModel, TextEncoder]:
 def _file(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise InputError(
-            f"{folder}: no {name} in it, wanted a model folder as `lxmert-fast finetune` or `pretrain` writes it"
+            f"{folder}: no {name} in it, wanted a model folder as `lxmert-fast finetune` or `pretrain` "
+            "writes it"
         )
     return folder / name

@@ -34,9 +34,7 @@ def draw_heads(weights: np.ndarray, words: Sequence[str], out: Path, title: str)
     apart = np.pad(shares, ((0, 0), (0, 0), (0, _GAP), (0, _GAP)), constant_values=np.nan)
     # (L, heads, T, O) side by side is (L T, heads O)
     mosaic = apart.transpose(0, 2, 1, 3).reshape(layers * (tokens + _GAP), heads * (boxes + _GAP))
-    figure = Figure(
-        figsize=(2 + 0.03 * mosaic.shape[1], 1.2 + 0.12 * mosaic.shape[0]), layout="constrained"
-    )
+    figure = Figure(figsize=(2 + 0.03 * mosaic.shape[1], 1.2 + 0.12 * mosaic.shape[0]), layout="constrained")
     axes = figure.subplots()
     axes.imshow(mosaic, cmap="magma", aspect="auto", interpolation="nearest", vmin=0, vmax=1)
     axes.set_xticks(

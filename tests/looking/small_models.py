@@ -20,7 +20,7 @@ QUESTION = "w1 w2 w3 nonsense"
 
 
 def make_images() -> list[ImageRegions]:
-    """"image-0000" of 5 boxes and "image-0001" of 7."""
+    """ "image-0000" of 5 boxes and "image-0001" of 7."""
     return [random_image(0, 5, FEATURES), random_image(1, 7, FEATURES)]
 
 
@@ -28,7 +28,8 @@ def write_model(folder: Path, kind: type = LxmertForQuestionAnswering, **sizes: 
     """A model folder of random weights: 2 cross-modality layers of 4 heads."""
     folder.mkdir(parents=True)
     text = small_encoder(folder.parent)
-    config = make_config(**{"vocab_size": 100, "visual_feat_dim": FEATURES, "max_position_embeddings": 20, **sizes})
+    fitting = {"vocab_size": 100, "visual_feat_dim": FEATURES, "max_position_embeddings": 20}
+    config = make_config(**fitting | sizes)
     save_model_folder(scatter(kind(config)), text, ANSWERS, folder)
     return folder
 
