@@ -53,7 +53,17 @@ def curves_svg(panels: Mapping[str, Mapping[str, tuple[list[int], list[float]]]]
     rows = -(-len(panels) // columns)
     # text stays text, and the same curves give the same bytes
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+        figure = Figure(figsize=(4.2 * columns, 0.7 + 2.7 * rows))
+        height = figure.get_figheight()
+        # room in inches for titles and the legend: a layout engine would take seconds for a page of figures
+        figure.subplots_adjust(
+            0.5 / columns * 0.35,
+            0.75 / height,
+            1 - 0.03 / columns,
+            1 - 0.35 / height,
+            wspace=0.28,
+            hspace=0.3,
+        )
         axes = figure.subplots(rows, columns, squeeze=False).flat
         for axis, (title, lines) in zip(axes, panels.items(), strict=False):
             for run, (updates, values) in lines.items():
@@ -65,7 +75,7 @@ def curves_svg(panels: Mapping[str, Mapping[str, tuple[list[int], list[float]]]]
             axis.remove()
         if any(len(lines) > 1 for lines in panels.values()):
             handles, labels = max((axis.get_legend_handles_labels() for axis in figure.axes), key=len)
-            figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=3)
+            figure.legend(handles, labels, loc="lower center", fontsize=8, ncols=3)
         content = io.StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     drawn = content.getvalue()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from lxmert_fast.answering import LABEL2ANS, VOCABULARY, Answer
 from lxmert_fast.checkpoint import load_model
@@ -23,6 +23,9 @@ from lxmert_fast.data.text import TextEncoder, read_vocabulary
 from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.models import LxmertForPreTraining, LxmertForQuestionAnswering
+
+#: Models of one question and one image.
+Looked: TypeAlias = LxmertForQuestionAnswering | LxmertForPreTraining
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Explainer:
 
     def __init__(
         self,
-        model: LxmertForQuestionAnswering | LxmertForPreTraining,
+        model: Looked,
         text: TextEncoder,
         answers: AnswerMap | None,
         words: LxmertForPreTraining | None = None,
@@ -90,7 +93,7 @@ class Explainer:
                 f"{folder}: a model without cross-modality layers, there is no attention to show"
             )
         answers = None
-        if model.get_qa_logit_layer() is not None:
+        if isinstance(model, LxmertForQuestionAnswering) or model.config.task_qa:
             answers = AnswerMap.from_files(None, _file(Path(folder), LABEL2ANS))
             if len(answers) != model.config.num_qa_labels:
                 raise InputError(
@@ -99,9 +102,10 @@ class Explainer:
                 )
         words = None
         if pretrained is not None:
-            words, its_text = _open(Path(pretrained))
-            if not isinstance(words, LxmertForPreTraining):
-                raise InputError(f"{pretrained}: a {type(words).__name__}, wanted a LxmertForPreTraining")
+            guessing, its_text = _open(Path(pretrained))
+            if not isinstance(guessing, LxmertForPreTraining):
+                raise InputError(f"{pretrained}: a {type(guessing).__name__}, wanted a LxmertForPreTraining")
+            words = guessing
             if read_vocabulary(its_text.vocabulary) != read_vocabulary(text.vocabulary):
                 raise InputError(f"{its_text.vocabulary}: another vocabulary than {text.vocabulary}")
             words.to(torch.device(device))  # type: ignore[arg-type]
@@ -190,10 +194,10 @@ def _best(shares: torch.Tensor, name: Callable[[int], str], top: int) -> list[An
     return [Answer(name(place), value) for value, place in zip(values.tolist(), places.tolist(), strict=True)]
 
 
-def _open(folder: Path) -> tuple[PreTrainedModel, TextEncoder]:
+def _open(folder: Path) -> tuple[Looked, TextEncoder]:
     """A model of one question and one image, and its vocabulary."""
     text = TextEncoder(_file(folder, VOCABULARY))
-    model = load_model(folder)
+    model: Looked = load_model(folder)
     if not isinstance(model, (LxmertForQuestionAnswering, LxmertForPreTraining)):
         raise InputError(
             f"{folder}: a {type(model).__name__}, wanted a LxmertForQuestionAnswering or a "

@@ -71,7 +71,8 @@ def chromium(report: Callable[[str], Any] = pytest.skip) -> Iterator[Browser]:
     places = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
     if not all(places):
         report(
-            "needs chromium and chromedriver: apt-get install -y --no-install-recommends chromium chromium-driver"
+            "needs chromium and chromedriver: "
+            "apt-get install -y --no-install-recommends chromium chromium-driver"
         )
     options = ChromeOptions()
     options.binary_location = places[0]
