@@ -37,10 +37,10 @@ def page(browser: Browser, world: dict[str, Path], found: Explanation, tmp_path_
 
 
 def lit_boxes(page: Browser) -> np.ndarray:
-    """Opacity of each box over that of the brightest."""
+    """Opacity of each box's outline over that of the brightest."""
     found = page.run(
         "return [...document.querySelectorAll('.box')].sort((a, b) => a.dataset.box - b.dataset.box)"
-        ".map(box => Number(box.style.fillOpacity))"
+        ".map(box => Number(box.style.strokeOpacity))"
     )
     return np.array(found) / max(found)
 
@@ -76,7 +76,7 @@ def test_pointing_at_a_word_lights_its_boxes(page: Browser, found: Explanation, 
         np.testing.assert_allclose(lit_boxes(page), wanted / wanted.max(), atol=5e-4 / wanted.max())
         told = page.run("return document.querySelector('#told').textContent")
         assert told.startswith("“w2” " + ("reads" if direction == "wordsToBoxes" else "is read by"))
-        assert f"box {wanted.argmax() + 1} {100 * wanted.max():.1f} %" in told
+        assert f"box {wanted.argmax() + 1} {100 * wanted.max():.1f}\u00a0%" in told
 
 
 def test_pointing_at_a_box_lights_its_words(page: Browser, found: Explanation):
