@@ -41,47 +41,34 @@ def plot_losses(runs: dict[str, Path], out: Path) -> None:
     plt.close(figure)
 
 
-def curves_svg(panels: Mapping[str, Mapping[str, tuple[list[int], list[float]]]], name: str) -> str:
-    """An SVG element: a panel a quantity, a line a run, its updates from left to right.
+def curves_svg(lines: Mapping[str, tuple[list[int], list[float]]], name: str) -> str:
+    """An SVG element of one quantity: a line a run, updates from left to right.
 
     Args:
-        panels: quantity to run to (updates, values); nan where there is none.
-        name: what it shows, for those who do not see it; also keeps its inner names apart from those of other
-            figures on a page.
+        lines: run to (updates, values); nan where there is none.
+        name: of the quantity; also keeps the element's inner names apart from those of others on a page.
     """
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
     # text stays text, and the same curves give the same bytes
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure = Figure(figsize=(4.2 * columns, 0.7 + 2.7 * rows))
-        height = figure.get_figheight()
-        # room in inches for titles and the legend: a layout engine would take seconds for a page of figures
-        figure.subplots_adjust(
-            0.5 / columns * 0.35,
-            0.75 / height,
-            1 - 0.03 / columns,
-            1 - 0.35 / height,
-            wspace=0.28,
-            hspace=0.3,
-        )
-        axes = figure.subplots(rows, columns, squeeze=False).flat
-        for axis, (title, lines) in zip(axes, panels.items(), strict=False):
-            for run, (updates, values) in lines.items():
-                marker = "o" if len(updates) < 30 else None
-                axis.plot(updates, values, label=run.replace("$", r"\$"), marker=marker, ms=3, lw=1.2)
-            axis.set_title(title.replace("$", r"\$"), fontsize=10)
-            axis.grid(alpha=0.3)
-        for axis in list(figure.axes)[len(panels) :]:
-            axis.remove()
-        if any(len(lines) > 1 for lines in panels.values()):
-            handles, labels = max((axis.get_legend_handles_labels() for axis in figure.axes), key=len)
-            figure.legend(handles, labels, loc="lower center", fontsize=8, ncols=3)
+        figure = Figure(figsize=(4.2, 2.9))
+        # a layout engine would take seconds for a page of figures
+        axis = figure.add_axes((0.14, 0.16, 0.83, 0.72))
+        for run, (updates, values) in lines.items():
+            marker = "o" if len(updates) < 30 else None
+            # a dollar sign would begin a formula
+            axis.plot(updates, values, label=run.replace("$", r"\$"), marker=marker, ms=3, lw=1.2)
+        axis.set_title(name.replace("$", r"\$"), fontsize=10)
+        axis.set_xlabel("update", fontsize=8)
+        axis.ticklabel_format(axis="y", scilimits=(-3, 4))
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(fontsize=7)
         content = io.StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     drawn = content.getvalue()
-    return drawn[drawn.index("<svg") :].replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(name, quote=True)}" ', 1
-    )
+    label = escape(f"{name} by update", quote=True)
+    return drawn[drawn.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
 @dataclass(frozen=True)

@@ -138,16 +138,17 @@ def _figure(title: str, runs: dict[str, Lines], wanted: Callable[[str], bool]) -
     head = f"<section><h2>{escape(title)}</h2>"
     if not names:
         return f'{head}<p class="soft">{ABSENT}</p></section>'
-    panels = {
-        name: {
+    panels = []
+    for name in names:
+        found = {
             run: ([step for step, _ in lines], [values.get(name, math.nan) for _, values in lines])
             for run, lines in runs.items()
             if any(name in values for _, values in lines)
         }
-        for name in names
-    }
+        panels.append(curves_svg(found, name))
     tables = [_numbers(run, lines, names) for run, lines in runs.items() if lines]
-    return f"{head}\n{curves_svg(panels, title)}\n{''.join(tables)}</section>"
+    drawn = f'<div class="panels">{"".join(panels)}</div>'
+    return f"{head}{drawn}{''.join(tables)}</section>"
 
 
 def _numbers(run: str, lines: Lines, names: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def test_a_page_holds_curves_and_numbers(tmp_path: Path):
     result = report(run)
     assert result.output == f"{run / 'report.html'}: 1 run\n"
     page = Page(run / "report.html")
-    assert page.count("svg") == 5
+    assert page.count("svg") == 8  # 2 losses, 2 of the optimizer, speed, memory, 2 of validation
     assert page.row("updates") == ["5"]
     assert page.row("last losses/mask_lm") == ["0.4"]
     assert page.row("best validation accuracy") == ["0.625 at update 5"]
