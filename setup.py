@@ -40,6 +40,7 @@ TEST = [
     "peft>=0.14",
     "psutil>=5.9",
     "pytorch-optimizer>=3.5",
+    "selenium>=4.20",
 ]
 # the version that the tests run with is in constraints.txt; checkpoints reach into its file layout
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]

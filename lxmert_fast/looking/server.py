@@ -15,6 +15,7 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -105,7 +106,9 @@ def serve(gallery: Gallery, host: str, port: int, report: Callable[[str], Any]) 
             report("not only this machine can reach it: there is no password")
         app = make_app(gallery, LOOPBACK if loopback else ["*"])
         config = uvicorn.Config(app, log_level="warning", server_header=False, access_log=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        # Ctrl-C has ended it in good order by the time it is passed on
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
