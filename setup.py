@@ -40,11 +40,14 @@ TEST = [
     "peft>=0.14",
     "psutil>=5.9",
     "pytorch-optimizer>=3.5",
+    "selenium>=4.20",
 ]
 # the version that the tests run with is in constraints.txt; checkpoints reach into its file layout
 DEEPSPEED = ["deepspeed>=0.19,<0.20; sys_platform == 'linux'"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5"]
 WANDB = ["wandb>=0.19"]
+# two small packages; Gradio would want an older Pillow and some twenty packages
+SERVE = ["starlette>=1.0,<2", "uvicorn>=0.30"]
 # what the benchmarks compare with, beside Hugging Face's own model
 PEERS = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"]
 
@@ -60,8 +63,8 @@ setup(
     packages=packages(),
     package_dir={f"lxmert_fast.{room}": folder for room, folder in ROOMS.items()},
     package_data={
-        "lxmert_fast": ["py.typed"],
-        "lxmert_fast.train": ["configs/*.yaml"],
+        "lxmert_fast": ["py.typed", "looking/*.html"],
+        "lxmert_fast.train": ["configs/*.yaml", "*.html"],
         "lxmert_fast.bench": ["*.json"],
     },
     install_requires=[
@@ -86,10 +89,11 @@ setup(
         "train": TRAIN,
         "deepspeed": TRAIN + DEEPSPEED,
         "wandb": WANDB,
+        "serve": SERVE,
         "triton": ["triton>=3.4; sys_platform == 'linux'"],
         "bench": BENCH,
         "peers": PEERS,
-        "test": [*BENCH, *TEST],
+        "test": [*BENCH, *TEST, *SERVE],
     },
     entry_points={"console_scripts": ["lxmert-fast = lxmert_fast.cli:main"]},
     classifiers=[

@@ -12,8 +12,11 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from .commands import bench, checkpoint, data, features, official, score
+from .commands.demo import demo
 from .commands.doctor import doctor
+from .commands.explain import explain
 from .commands.plan import plan
+from .commands.report import report
 from .commands.verify import verify
 from .errors import Diverged, InputError, RanksLost
 from .kernels.configs import WrongVariable, check_environment
@@ -42,6 +45,9 @@ app.add_typer(score.app, name="score")
 app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("doctor")(doctor)
+app.command("demo")(demo)
+app.command("explain")(explain)
+app.command("report")(report)
 
 Config = Annotated[
     str | None,
@@ -164,20 +170,6 @@ def predict(
         model, questions, out, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
     )
     typer.echo(f"{count} answers written to {out}")
-
-
-@app.command()
-def demo(
-    data: Annotated[
-        Path | None,
-        typer.Option(help="A data-set folder of yours in the generic format; easy-vqa if absent."),
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
-) -> None:
-    """Pre-train, fine-tune and answer questions about unseen pictures, from raw images, in minutes."""
-    from .train.demo import run_demo
-
-    run_demo(output, data)
 
 
 def _files(command: str, config: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:

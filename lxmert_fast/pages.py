@@ -1,8 +1,9 @@
-"""Markdown pages with tables that a program writes: each stands between two marks, `<!-- name -->`."""
+"""Tables that a program writes: in Markdown pages each stands between two marks, `<!-- name -->`; or HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 
@@ -12,6 +13,18 @@ def table(titles: list[str], rows: list[list[str]]) -> str:
         return ""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of texts; its first column names the rows."""
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = map(escape, cells)
+        return f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others) + "</tr>"
+
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+    body = "\n".join(line(row) for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
 
 
 def parts(page: str, name: str) -> tuple[str, str, str]:

@@ -46,6 +46,7 @@ def test_a_wheel_holds_the_rooms_and_the_configurations(wheel):
     assert "lxmert_fast/train/loop.py" in names
     assert "lxmert_fast/train/configs/vqa.yaml" in names
     assert "lxmert_fast/py.typed" in names
+    assert {"lxmert_fast/looking/explanation.html", "lxmert_fast/train/run_page.html"} <= names
     outside = {name.split("/")[0] for name in names}
     assert {name for name in outside if not name.endswith(".dist-info")} == {"lxmert_fast"}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +15,7 @@ from .metrics import METRICS_FILE, read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 
@@ -34,8 +37,38 @@ def plot_losses(runs: dict[str, Path], out: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, format="png", dpi=110)
     plt.close(figure)
+
+
+def curves_svg(lines: Mapping[str, tuple[list[int], list[float]]], name: str) -> str:
+    """An SVG element of one quantity: a line a run, updates from left to right.
+
+    Args:
+        lines: run to (updates, values); nan where there is none.
+        name: of the quantity; also keeps the element's inner names apart from those of others on a page.
+    """
+    # text stays text, and the same curves give the same bytes
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = Figure(figsize=(4.2, 2.9))
+        # a layout engine would take seconds for a page of figures
+        axis = figure.add_axes((0.14, 0.16, 0.83, 0.72))
+        for run, (updates, values) in lines.items():
+            marker = "o" if len(updates) < 30 else None
+            # a dollar sign would begin a formula
+            axis.plot(updates, values, label=run.replace("$", r"\$"), marker=marker, ms=3, lw=1.2)
+        axis.set_title(name.replace("$", r"\$"), fontsize=10)
+        axis.set_xlabel("update", fontsize=8)
+        axis.ticklabel_format(axis="y", scilimits=(-3, 4))
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(fontsize=7)
+        content = io.StringIO()
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = content.getvalue()
+    label = escape(f"{name} by update", quote=True)
+    return drawn[drawn.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
 @dataclass(frozen=True)
@@ -46,7 +79,8 @@ class Look:
     """(height, width, 3) uint8."""
     question: str
     answer: str
-    expected: str
+    expected: str | None
+    """None where it is not known."""
     words: Sequence[str]
     """T tokens."""
     attention: np.ndarray
@@ -67,7 +101,7 @@ def plot_attention(looks: Sequence[Look], out: Path) -> None:
         for axis in row:
             axis.axis("off")
         row[0].imshow(look.picture)
-        verdict = "" if look.answer == look.expected else f" (is {look.expected})"
+        verdict = "" if look.expected in (look.answer, None) else f" (is {look.expected})"
         row[0].set_title(f"{look.answer}{verdict}", fontsize=9, fontweight="bold")
         for axis, word, weights in zip(row[1:], look.words, look.attention, strict=False):
             axis.imshow(look.picture)
@@ -79,5 +113,5 @@ def plot_attention(looks: Sequence[Look], out: Path) -> None:
             axis.set_title(word, fontsize=8)
     figure.suptitle("From words to regions: last cross-modality layer, mean over heads", fontsize=10)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, format="png", dpi=110)
     plt.close(figure)

@@ -42,7 +42,8 @@ def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    return fit(AnswerTask(settings), settings.optimisation, settings.run, **options)
+    recorded = {"settings": settings.model_dump(mode="json")}
+    return fit(AnswerTask(settings), settings.optimisation, settings.run, **recorded | options)
 
 
 @dataclass(frozen=True)

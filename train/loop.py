@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from .guard import Guard
 from .launched import Launched, launch
 from .metrics import MetricsLog
 from .optim import decay_from_first_epoch
+from .run_record import write_record
 from .settings import OptimisationSettings, RunSettings
 from .shares import Counts, shares
 from .stop import StopRequest, leave_signals_to_the_trainer, signal_name, stop_on_signals
@@ -46,12 +47,14 @@ def fit(
     optimisation: OptimisationSettings,
     run: RunSettings,
     report: Callable[[str], None] = say,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train `task` to the end, from its newest checkpoint where the output folder holds one.
 
     Under a launcher all its processes call this together. Rank 0 writes under `run.output`: `checkpoints/`
-    (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `tensorboard/` and `wandb/`.
-    Every line of metrics is also given to `report`, in words.
+    (resumable, every rank a file), `best` and `last` (models), `metrics.jsonl`, `run.json`, `tensorboard/`
+    and `wandb/`. Every line of metrics is also given to `report`, in words. `settings`, by default the two
+    others, are what is recorded of the run's configuration.
 
     SIGTERM, SIGUSR1 or Ctrl-C end the run after the update at hand, with a checkpoint; the same call goes on.
 
@@ -68,7 +71,7 @@ def fit(
     """
     launched = launch(task, optimisation, run)
     with stop_on_signals() as request, watch(launched.ranks, run.heartbeat):
-        return _Run(task, optimisation, run, launched, request, report).go()
+        return _Run(task, optimisation, run, launched, request, report, settings).go()
 
 
 class _Run:
@@ -82,7 +85,12 @@ class _Run:
         launched: Launched,
         request: StopRequest,
         report: Callable[[str], None],
+        settings: Mapping[str, Any] | None,
     ) -> None:
+        self.record = settings or {
+            "optimisation": optimisation.model_dump(mode="json"),
+            "run": run.model_dump(mode="json"),
+        }
         self.task, self.optimisation, self.settings = task, optimisation, run
         self.engine, self.ranks = launched.engine, launched.ranks
         self.request = request
@@ -107,12 +115,11 @@ class _Run:
                     self.resumed_at,
                     write=self.ranks.first,
                     wandb=self.settings.wandb,
-                    config={
-                        "optimisation": self.optimisation.model_dump(mode="json"),
-                        "run": self.settings.model_dump(mode="json"),
-                    },
+                    config=self.record,
                 )
             )
+            if self.ranks.first:
+                write_record(self.settings.output, self.record, self.ranks.size, self.resumed_at)
             self.trace = (
                 Trace(self.settings.output, self.ranks, self.resumed_at) if self.settings.trace else None
             )

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_text, writing
 
 from .wandb_log import WandbLog
@@ -66,7 +67,7 @@ class MetricsLog:
         """
         if self._file is None:
             return
-        scalars = {f"{split}/{name}": value for name, value in _flatten(values)}
+        scalars = {f"{split}/{name}": value for name, value in flatten(values)}
         with writing(self.path):
             self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
             self._file.flush()
@@ -96,11 +97,29 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics file; a last line cut short by a kill is left out."""
+    """All complete lines of a metrics file; a last line cut short by a kill is left out.
+
+    Raises:
+        InputError: a line that is not one of `MetricsLog`'s.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        if not line:
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            raise InputError(f"{path}: line {number} is not JSON, wanted an object a line") from None
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("step")) is not int
+            or not isinstance(entry.get("split"), str)
+        ):
+            raise InputError(f"{path}: line {number} has no split and step, wanted a line of metrics")
+        found.append(entry)
+    return found
 
 
 def _board(folder: Path, resumed_at: int) -> Any:
@@ -111,11 +130,12 @@ def _board(folder: Path, resumed_at: int) -> Any:
     return SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
 
 
-def _flatten(values: dict[str, Any]) -> list[tuple[str, float]]:
+def flatten(values: dict[str, Any]) -> list[tuple[str, float]]:
+    """Every number in it by its path, such as "losses/mask_lm"."""
     flat: list[tuple[str, float]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            flat += [(f"{name}/{inner}", number) for inner, number in _flatten(value)]
-        elif isinstance(value, (int, float)):
+            flat += [(f"{name}/{inner}", number) for inner, number in flatten(value)]
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             flat.append((name, float(value)))
     return flat

@@ -42,7 +42,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    return fit(PretrainTask(settings), settings.optimisation, settings.run)
+    return fit(
+        PretrainTask(settings),
+        settings.optimisation,
+        settings.run,
+        settings=settings.model_dump(mode="json"),
+    )
 
 
 class PretrainTask(Task):

@@ -15,12 +15,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lxmert_fast
+from lxmert_fast.commit import commit
 from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_text
 
@@ -99,19 +99,6 @@ class Results:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{self.path}: not a result file of bench gpu ({error!r:.80})") from None
         return True
-
-
-def commit() -> dict[str, Any]:
-    """Of the checkout, where the package is in one."""
-    root = Path(lxmert_fast.__file__).resolve().parent.parent
-    try:
-        head, changes = (
-            subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {"id": "unknown", "dirty": False}
-    return {"id": head.strip(), "dirty": bool(changes.strip())}
 
 
 def code_version() -> str:

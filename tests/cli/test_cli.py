@@ -41,6 +41,8 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("evaluate",),
         ("predict",),
         ("demo",),
+        ("explain",),
+        ("report",),
         ("verify",),
         ("features", "convert"),
         ("features", "check"),

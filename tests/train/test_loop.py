@@ -99,6 +99,9 @@ def test_a_run_leaves_models_checkpoints_and_metrics(tmp_path):
         "step_00000016",
         "step_00000018",
     ]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"]["optimisation"]["batch_size"] == 8
+    assert (record["ranks"], record["versions"]["torch"]) == (1, torch.__version__)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if line["split"] == "valid"] == [6, 12, 18]
     assert set(lines[0]) == {

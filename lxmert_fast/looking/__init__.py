@@ -1,0 +1,1 @@
+"""Looking inside a model: what words and boxes attend to, as numbers, pictures and pages."""
