@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from .commands import bench, checkpoint, data, features, score
+from .commands import bench, checkpoint, data, features, nlvr2, score, score_nlvr
 from .commands.doctor import doctor
 from .commands.plan import plan
 from .commands.verify import verify
@@ -34,6 +34,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 app.add_typer(score.app, name="score")
+data.app.command("nlvr2")(nlvr2.nlvr2)
+score.app.command("nlvr2")(score_nlvr.nlvr2)
+score.app.command("nlvr")(score_nlvr.nlvr)
 app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("doctor")(doctor)
@@ -77,7 +80,7 @@ def pretrain(config: Config = None, overrides: Overrides = None, on_top: OnTop =
 
 @app.command()
 def finetune(config: Config = None, overrides: Overrides = None, on_top: OnTop = None) -> None:
-    """Fine-tune on a question-answering data set; run it again to go on after an interruption."""
+    """Fine-tune on a question-answering data set or NLVR2; run it again to go on after an interruption."""
     from .train.finetuning import finetune as run
     from .train.settings import FinetuneSettings, load_settings
 
@@ -132,7 +135,21 @@ def evaluate(
     compiled: Compile = False,
     int8: Int8 = False,
 ) -> None:
-    """Score a fine-tuned model on labelled questions, by answer type and question type."""
+    """Score a fine-tuned model on labelled questions, by answer type and question type.
+
+    A model of NLVR2 is scored on the list that `lxmert-fast data nlvr2` writes: accuracy and consistency.
+    """
+    from .answering import is_pair_folder
+
+    if is_pair_folder(model):
+        from .metrics.nlvr import score_table as pair_table
+        from .train.evaluate_pairs import evaluate_pairs
+
+        pairs = evaluate_pairs(
+            model, questions, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
+        )
+        _console().print(pair_table(pairs))
+        return
     from .train.evaluate import evaluate_files, score_table
 
     scores = evaluate_files(
@@ -152,10 +169,16 @@ def predict(
     compiled: Compile = False,
     int8: Int8 = False,
 ) -> None:
-    """Answer questions, labelled or not, and write [{"answer", "question_id"}, ...]."""
-    from .train.evaluate import predict_files
+    """Answer questions, labelled or not, and write [{"answer", "question_id"}, ...].
 
-    count = predict_files(
+    A model of NLVR2 writes the lines that its official script reads: IDENTIFIER,True or IDENTIFIER,False.
+    """
+    from .answering import is_pair_folder
+    from .train.evaluate import predict_files
+    from .train.evaluate_pairs import predict_pairs
+
+    run = predict_pairs if is_pair_folder(model) else predict_files
+    count = run(
         model, questions, out, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
     )
     typer.echo(f"{count} answers written to {out}")
