@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,17 @@ def pair_entries(
     return entries
 
 
-def regions_of(path: Path, entries: list[dict[str, Any]], features: int = 4) -> RegionStore:
-    """Two or three boxes for every image that the entries name."""
+def regions_of(
+    path: Path, entries: list[dict[str, Any]], features: int = 4, bright: Container[str] = ()
+) -> RegionStore:
+    """Two or three boxes for every image that the entries name; features of the bright ones are larger."""
     names = sorted({entry[key] for entry in entries for key in ("img0", "img1")})
     images = [
         replace(random_image(row, 2 + row % 2, features), image_id=name) for row, name in enumerate(names)
+    ]
+    images = [
+        replace(image, features=image.features + np.float32(2)) if image.image_id in bright else image
+        for image in images
     ]
     return RegionStore(write_images(path, images))
 

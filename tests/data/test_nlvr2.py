@@ -65,7 +65,7 @@ def test_the_images_are_the_entrys_left_then_right(folder: Path) -> None:
 
 
 def test_scores_are_those_of_plain_pairs(folder: Path) -> None:
-    """The shared batch against (B, 2, O, F) tensors with every sentence and image repeated; fp64, so 1e-12."""
+    """The shared batch against (B, 2, O, F) tensors that repeat sentences and images; fp64, so 1e-12."""
     found = dataset(folder)
     rows = [0, 1, 4, 5, 9]
     inputs = found[key(*rows)].inputs
