@@ -14,6 +14,7 @@ from small_data import small_encoder, write_json
 from small_pairs import pair_entries, regions_of
 
 from lxmert_fast.data.batches import BatchKey
+from lxmert_fast.data.check import check_file
 from lxmert_fast.data.nlvr2 import Nlvr2Dataset
 from lxmert_fast.errors import InputError
 from lxmert_fast.models import LxmertForImagePairs
@@ -153,6 +154,20 @@ def test_wrong_entries_are_named(folder: Path, case: str) -> None:
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_check_names_every_wrong_entry(folder: Path) -> None:
+    store = dataset(folder).store
+    assert list(check_file(folder / "pairs.json", images=store)) == [None] * len(ENTRIES)
+    entries = [dict(entry) for entry in ENTRIES]
+    entries[1]["label"], entries[3]["img0"], entries[4]["uid"] = True, "x", ENTRIES[0]["uid"]
+    faults = check_file(write_json(folder / "wrong.json", entries), images=store)
+    found = [fault.split("entry ")[1] for fault in faults if fault]
+    assert found == [
+        "1 (train-0-1-0): label: found True, wanted the number 0 or 1",
+        "3 (train-0-3-0): image 'x' is not in the data set",
+        f"4: uid 'nlvr2_train_0' is also that of {folder / 'wrong.json'}: ",
+    ]
 
 
 @pytest.mark.parametrize(
