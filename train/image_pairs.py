@@ -21,7 +21,7 @@ from lxmert_fast.models import LxmertForImagePairs
 
 from .engine import Engine
 from .evaluate_pairs import judge_pairs
-from .new_model import config_for, load_backbone, open_regions, seeded
+from .new_model import config_for, load_backbone, new_model, open_regions
 from .same import digest, digest_of_regions
 from .settings import FinetuneSettings, Nlvr2Data
 from .shares import Counts
@@ -65,11 +65,11 @@ class PairTask(Task):
         source, seed = settings.model.start_from, settings.run.seed
         if source is None:
             config = config_for(settings.model, self.text, self.store, num_answers=2)
-            return seeded(seed, lambda: LxmertForImagePairs(config))
+            return new_model(settings.model, config, LxmertForImagePairs, self.text, seed)
         pretrained = load_model(source)
         check_fits(pretrained.config, self.text, self.store, source)
         config = LxmertConfig(**pretrained.config.to_dict() | {"num_qa_labels": 2})
-        model = seeded(seed, lambda: LxmertForImagePairs(config))
+        model = new_model(settings.model, config, LxmertForImagePairs, self.text, seed)
         load_backbone(model, pretrained.state_dict(), source)
         return model
 

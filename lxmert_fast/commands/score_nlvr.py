@@ -46,12 +46,13 @@ def nlvr(
     ] = None,
 ) -> None:
     """NLVR: accuracy and consistency; a group is a sentence with its images (1572-0, 1572-1, ...)."""
-    from lxmert_fast.data.official.statements import NLVR, read_sentences
+    from lxmert_fast.data.nlvr import read_sentences
+    from lxmert_fast.data.official.statements import NLVR
     from lxmert_fast.metrics.nlvr import plain, score_file
 
     known = None
     if train_sentences is not None:
-        known = {plain(sentence) for sentence in read_sentences(train_sentences)}
+        known = {plain(sentence) for sentence in read_sentences(train_sentences).values()}
     _show(score_file(predictions, truth, NLVR, known_sentences=known))
 
 

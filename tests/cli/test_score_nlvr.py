@@ -11,7 +11,8 @@ from small_pairs import official_lines
 from typer.testing import CliRunner
 
 from lxmert_fast.cli import app
-from lxmert_fast.data.official.statements import NLVR, NLVR2, iter_statements, read_sentences
+from lxmert_fast.data.nlvr import read_sentences
+from lxmert_fast.data.official.statements import NLVR, NLVR2, iter_statements
 from lxmert_fast.errors import InputError
 from lxmert_fast.metrics.nlvr import NlvrScores, consistency, plain, score_file
 
@@ -71,7 +72,7 @@ def test_nlvr_and_its_sentences_of_train(
 ) -> None:
     """Published: always true is 55.3 and 56.2 %; 102 and 103 sentences occur in train as well."""
     truth = shared_data / f"nlvr/{split}.json"
-    train = {plain(sentence) for sentence in read_sentences(shared_data / "nlvr/train_sentences.json")}
+    train = {plain(x) for x in read_sentences(shared_data / "nlvr/train_sentences.json").values()}
     rows = [statement for _, statement in iter_statements(truth, NLVR)]
     assert len({plain(row.sentence) for row in rows} & train) == known
     predictions = written(tmp_path / "p.csv", {row.identifier: "true" for row in rows})
@@ -146,6 +147,16 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert "wanted sentence-image" in str(command("nlvr", predictions, truth).exception)
 
 
+@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"a": {"sentence": 1}}'])
+def test_training_sentences_that_are_none(tmp_path: Path, content: str) -> None:
+    truth = official_lines(tmp_path / "t.json", [TRUTH[0] | {"identifier": "0-0", "label": "true"}])
+    (tmp_path / "s.json").write_text(content)
+    predictions = written(tmp_path / "p.csv", {"0-0": "true"})
+    error = command("nlvr", predictions, truth, "--train-sentences", tmp_path / "s.json").exception
+    assert isinstance(error, InputError)
+    assert str(error).startswith(f"{tmp_path / 's.json'}: ")
+
+
 def test_subsets_that_are_none(tmp_path: Path) -> None:
     truth = official_lines(tmp_path / "t.json", TRUTH)
     predictions = written(tmp_path / "p.csv", {"dev-1-0-0": "True", "dev-1-1-0": "True"})
@@ -162,10 +173,3 @@ def test_subsets_that_are_none(tmp_path: Path) -> None:
         error = command("nlvr2", predictions, truth, *options).exception
         assert isinstance(error, InputError)
         assert found in str(error)
-
-
-@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"a": {"sentence": 1}}'])
-def test_training_sentences_that_are_none(tmp_path: Path, content: str) -> None:
-    (tmp_path / "s.json").write_text(content)
-    with pytest.raises(InputError, match=r"s\.json: "):
-        read_sentences(tmp_path / "s.json")

@@ -91,8 +91,8 @@ def test_wrong_lines_are_named_and_nothing_written(tmp_path: Path, case: str) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "empty, wanted an object a line"),
-        (b'{"identifier": "dev-1', "line 1: not JSON"),
+        (b"", "empty, wanted a JSON value a line"),
+        (b'{"identifier": "dev-1', "line 1, column 16: "),
         (b'{"label": NaN}', "line 1: not JSON: NaN is not a JSON number"),
         (b"\xff\n", "byte 0xff is not UTF-8"),
     ],

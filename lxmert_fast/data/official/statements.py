@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lxmert_fast.data.json_list import read_json, read_lines, shown, text_of
+from lxmert_fast.data.json_list import read_json_lines, shown, text_of
 from lxmert_fast.errors import InputError
 
 
@@ -72,7 +72,7 @@ def iter_statements(
     """
     first: dict[str, str] = {}
     has_labels: bool | None = None
-    for place, entry in read_lines(path):
+    for place, entry in read_json_lines(path):
         statement = _parse(place, entry, corpus)
         before = first.setdefault(statement.identifier, place)
         if before != place:
@@ -88,25 +88,9 @@ def iter_statements(
         yield place, statement
 
 
-def read_sentences(path: str | Path) -> list[str]:
-    """The sentences of a JSON object {id: {"sentence": ...}}.
-
-    Raises:
-        InputError: a file that is not in the format.
-    """
-    entries = read_json(path)
-    if not isinstance(entries, dict):
-        raise InputError(f"{path}: found {shown(entries)}, wanted an object of objects")
-    sentences = []
-    for name, entry in entries.items():
-        place = f"{path}: {name!r:.60}"
-        if not isinstance(entry, dict):
-            raise InputError(f'{place}: found {shown(entry)}, wanted {{"sentence": ...}}')
-        sentences.append(text_of(entry.get("sentence"), place, "sentence"))
-    return sentences
-
-
-def _parse(place: str, entry: dict[str, Any], corpus: Corpus) -> Statement:
+def _parse(place: str, entry: Any, corpus: Corpus) -> Statement:
+    if not isinstance(entry, dict):
+        raise InputError(f"{place}: found {shown(entry)}, wanted an object")
     identifier = text_of(entry.get("identifier"), place, "identifier")
     corpus.check(identifier, place)
     sentence = text_of(entry.get("sentence"), place, "sentence")
