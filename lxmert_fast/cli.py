@@ -63,6 +63,11 @@ RegionFiles = Annotated[list[Path], typer.Option("--regions", help="Region store
 BatchSize = Annotated[int, typer.Option(help="Questions in one forward pass.", min=1)]
 Compile = Annotated[bool, typer.Option("--compile", help="Run the encoders through torch.compile.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit products on the CPU: faster, not exact.")]
+Workers = Annotated[int, typer.Option(help="Processes that read ahead of the model.", min=0)]
+Format = Annotated[
+    Literal["vqa", "gqa"],
+    typer.Option("--format", help="vqa: answer and question_id; gqa: prediction and questionId, a string."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -131,14 +136,37 @@ def evaluate(
     device: Device = "auto",
     compiled: Compile = False,
     int8: Int8 = False,
+    workers: Workers = 1,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Also write the answers here, as `predict` does.")
+    ] = None,
+    form: Format = "vqa",
 ) -> None:
-    """Score a fine-tuned model on labelled questions, by answer type and question type."""
-    from .train.evaluate import evaluate_files, score_table
+    """Score a fine-tuned model on labelled questions, by answer type and question type.
 
-    scores = evaluate_files(
-        model, questions, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
+    The score is the label's of each answer, as the original reports it; `score vqa` has the official one.
+    """
+    from .metrics.scores import score_table
+    from .train.evaluate import evaluate_files
+
+    found = evaluate_files(
+        model,
+        questions,
+        regions,
+        batch_size=batch_size,
+        device=device,
+        compiled=compiled,
+        int8=int8,
+        workers=workers,
+        predictions=predictions,
+        form=form,
     )
-    _console().print(score_table(scores))
+    _console().print(score_table(found.scores))
+    if found.unknown_labels:
+        typer.echo(
+            f"{found.unknown_labels:,} of {found.scores.count:,} questions have labels outside the "
+            "model's answers, which it can't give"
+        )
 
 
 @app.command()
@@ -151,14 +179,29 @@ def predict(
     device: Device = "auto",
     compiled: Compile = False,
     int8: Int8 = False,
+    workers: Workers = 1,
+    form: Format = "vqa",
 ) -> None:
-    """Answer questions, labelled or not, and write [{"answer", "question_id"}, ...]."""
-    from .train.evaluate import predict_files
+    """Answer questions, labelled or not, into the file that the task's evaluation server takes.
+
+    Run it again after an interruption and it goes on. The original calls the file minival_predict.json or
+    test_predict.json (VQA), testdev_predict.json or submit_predict.json (GQA).
+    """
+    from .train.predict import predict_files
 
     count = predict_files(
-        model, questions, out, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
+        model,
+        questions,
+        out,
+        regions,
+        batch_size=batch_size,
+        device=device,
+        compiled=compiled,
+        int8=int8,
+        workers=workers,
+        form=form,
     )
-    typer.echo(f"{count} answers written to {out}")
+    typer.echo(f"{count:,} answers written to {out}, {form.upper()} format")
 
 
 @app.command()

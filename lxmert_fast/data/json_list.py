@@ -1,12 +1,14 @@
-"""JSON files whose faults are told in one line; lists are read entry by entry."""
+"""JSON files whose faults are told in one line; lists and objects are read entry by entry."""
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, cast
 
 from lxmert_fast.errors import InputError
 
@@ -39,6 +41,11 @@ def read_entries(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises `InputError` like `read_json`, for a file that is not a list of objects, and for an empty list.
     """
+    return ((place, entry) for place, entry, _ in read_entries_at(path))
+
+
+def read_entries_at(path: str | Path) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """`read_entries`, each with the byte of the file at which it begins (`decode_entry` reads it there)."""
     with _opened(path) as file:
         text = _Window(file)
         if text.peek() != "[":
@@ -51,14 +58,61 @@ def read_entries(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
             place = f"{path}: entry {index}"
             if text.peek() != "{":
                 raise InputError(f"{place}: found {text.shown()}, wanted an object")
-            yield place, text.decode(place)
-            mark = text.peek()
-            if mark not in (",", "]"):
-                raise InputError(f"{place}: found {text.shown()} after it, wanted ',' or ']'")
-            text.at += 1
+            start = text.byte()
+            yield place, text.decode(place), start
+            mark = text.next_mark(place, "]")
             index += 1
-        if text.peek():
-            raise InputError(f"{path}: found {text.shown()} after the end of the list, wanted nothing")
+        text.require_end("list")
+
+
+def decode_entry(content: bytes, place: str) -> dict[str, Any]:
+    """The object that begins `content`, bytes of a file from where `read_entries_at` found it.
+
+    Raises `InputError` where the file holds something else by now.
+    """
+    try:
+        entry, _ = _decoder.raw_decode(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: changed while it was read: {error}") from None
+    if not isinstance(entry, dict):
+        raise InputError(f"{place}: changed while it was read: found {shown(entry)}, wanted an object")
+    return entry
+
+
+def read_members(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The objects of a JSON object, {key: {...}, ...}: a place for error lines, the key and the object.
+
+    Holds one of them at a time, like `read_entries`.
+
+    Raises `InputError` like `read_json`, for a file that is not an object of objects, for an empty one, and
+    for a key that occurs twice.
+    """
+    with _opened(path) as file:
+        text = _Window(file)
+        if text.peek() != "{":
+            raise InputError(f"{path}: found {text.shown()}, wanted an object of objects")
+        text.at += 1
+        if text.peek() == "}":
+            raise InputError(f"{path}: found an empty object, wanted an object of objects")
+        keys: set[str] = set()
+        mark = ","
+        while mark == ",":
+            place = f"{path}: member {len(keys)}"
+            if text.peek() != '"':
+                raise InputError(f"{place}: found {text.shown()}, wanted a key")
+            key = text_of(text.decode(place), place, "key")
+            place = f"{path}: {key!r:.60}"
+            if key in keys:
+                raise InputError(f"{place}: occurs twice, wanted once")
+            keys.add(key)
+            if text.peek() != ":":
+                raise InputError(f"{place}: found {text.shown()} after it, wanted ':'")
+            text.at += 1
+            if text.peek() != "{":
+                raise InputError(f"{place}: found {text.shown()}, wanted an object")
+            yield place, key, text.decode(place)
+            mark = text.next_mark(place, "}")
+        text.require_end("object")
 
 
 def text_of(value: Any, place: str, key: str) -> str:
@@ -87,11 +141,21 @@ def label_of(value: Any, place: str, key: str) -> dict[str, float]:
 class _Window:
     """The part of a file that is being decoded: `text` from `at` on."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIOWrapper) -> None:
         self._file = file
         self._passed = 0
+        # the decoder swallows a byte order mark
+        start = cast(BufferedReader, file.buffer).peek(len(codecs.BOM_UTF8))
+        self._bytes = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
+        self._counted = 0
         self.text = ""
         self.at = 0
+
+    def byte(self) -> int:
+        """Where in the file `at` is, in bytes."""
+        self._bytes += len(self.text[self._counted : self.at].encode(errors="surrogatepass"))
+        self._counted = self.at
+        return self._bytes
 
     def peek(self) -> str:
         """The next character that is not blank, left where it is; "" at the end of the file."""
@@ -106,6 +170,21 @@ class _Window:
     def shown(self) -> str:
         """What comes next, for an error line."""
         return repr(self.peek()) if self.peek() else "the end of the file"
+
+    def next_mark(self, place: str, end: str) -> str:
+        """Pass the comma, or the `end`, that comes after what stands at `place`."""
+        mark = self.peek()
+        if mark not in (",", end):
+            raise InputError(f"{place}: found {self.shown()} after it, wanted ',' or {end!r}")
+        self.at += 1
+        return mark
+
+    def require_end(self, kind: str) -> None:
+        """Nothing comes any more."""
+        if self.peek():
+            raise InputError(
+                f"{self._file.name}: found {self.shown()} after the end of the {kind}, wanted nothing"
+            )
 
     def decode(self, place: str) -> Any:
         """The value that begins here."""
@@ -127,6 +206,8 @@ class _Window:
 
     def _more(self) -> bool:
         """Read on. What is left at least doubles, so decoding it again costs no more than reading it."""
+        self.byte()
+        self._counted = 0
         left = self.text[self.at :]
         piece = self._file.read(max(_PIECE, len(left)))
         self._passed += self.at
@@ -135,7 +216,7 @@ class _Window:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[TextIO]:
+def _opened(path: str | Path) -> Iterator[TextIOWrapper]:
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             yield file
