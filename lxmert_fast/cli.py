@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from .commands import bench, checkpoint, data, features, score
+from .commands import bench, checkpoint, data, features, official, score
 from .commands.doctor import doctor
 from .commands.plan import plan
 from .commands.verify import verify
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
+data.app.add_typer(official.app)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 app.add_typer(score.app, name="score")
@@ -162,11 +163,8 @@ def evaluate(
         form=form,
     )
     _console().print(score_table(found.scores))
-    if found.unknown_labels:
-        typer.echo(
-            f"{found.unknown_labels:,} of {found.scores.count:,} questions have labels outside the "
-            "model's answers, which it can't give"
-        )
+    if found.unknown:
+        typer.echo(f"{found.unknown:,} answers of the labels are not among the model's, which scores 0")
 
 
 @app.command()

@@ -128,10 +128,10 @@ def score_answers(answers: Answers) -> Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, and how many questions have a label outside the model's answers, which it cannot give."""
+    """Scores, and how many answers of the labels are not among the model's, which it cannot give."""
 
     scores: Scores
-    unknown_labels: int
+    unknown: int
 
 
 def evaluate_files(
@@ -176,7 +176,7 @@ def evaluate_files(
     if predictions is not None:
         rows = zip(answers.question_ids, answers.answers, strict=True)
         write_predictions(predictions, rows, FORMATS[form], questions)
-    return Evaluation(score_answers(answers), dataset.unknown_labels)
+    return Evaluation(score_answers(answers), dataset.unknown)
 
 
 class Loaded(NamedTuple):

@@ -97,6 +97,8 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         self._resume()
+        for note in () if self.resumed_at else self.task.notes:
+            self.report(note)
         self.began = time.perf_counter()
         with ExitStack() as stack:
             self.log = stack.enter_context(

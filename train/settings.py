@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lxmert_fast.errors import InputError
 
@@ -19,6 +19,13 @@ from .config_files import find_config, read_config
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Files = Annotated[
+    list[Path], BeforeValidator(lambda given: [given] if isinstance(given, (str, Path)) else given)
+]
+"""One path or a list of them."""
+Subset = Literal["tiny", "fast", "full"]
+"""All of the data, or what is said about the first images of every file: 512 or 5,000 of them (pre-training:
+500 or 5,000), to try a recipe out. The files, not the region store, say which images are first."""
 
 
 class Section(BaseModel):
@@ -153,6 +160,7 @@ class PretrainingData(Section):
     train: Annotated[list[Path], Field(min_length=1)]
     """Aggregated JSON files (reference 3.3)."""
     valid: list[Path] = []
+    subset: Subset = "full"
     regions: Annotated[list[Path], Field(min_length=1)]
     vocabulary: Path
     answers: Path | None = None
@@ -176,12 +184,14 @@ class VqaData(Section):
 
     folder: Path | None = None
     """Holds train.json, perhaps valid.json, regions.h5, vocab.txt and the answer map."""
-    train: Path | None = None
-    valid: Path | None = None
-    regions: list[Path] = []
+    train: Files = []
+    valid: Files = []
+    regions: Files = []
     vocabulary: Path | None = None
     answers: Path | None = None
-    """`label2ans.json`; the labels of the training file when absent."""
+    """`label2ans.json`; the labels of the training files when absent. An `ans2label.json` beside it must
+    agree."""
+    subset: Subset = "full"
     unknown_answers: Literal["error", "ignore"] = "error"
     max_length: Count = 20
     questions_per_image: Count = 1
@@ -211,6 +221,9 @@ class FinetuneSettings(Section):
     """`lxmert-fast finetune`."""
 
     task: Literal["vqa", "gqa", "nlvr2", "nlvr", "daquar", "easyvqa"] = "vqa"
+    loss: Literal["binary", "categorical"] = "binary"
+    """Cross entropy of every answer's soft score, or of the best answer alone (GQA's `--mceLoss`) times the
+    number of answers."""
     model: ModelSettings = ModelSettings()
     data: VqaData
     optimisation: OptimisationSettings = OptimisationSettings(

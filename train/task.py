@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,8 @@ class Task(ABC):
     model: PreTrainedModel
     train: Any
     """A map-style data set whose items are whole `Batch`es, see `lxmert_fast.data.batches`."""
+    notes: Sequence[str] = ()
+    """Lines about what was read, for the beginning of a run."""
 
     @abstractmethod
     def num_examples(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lxmert_fast.data.answers import AnswerMap
+from lxmert_fast.data.json_writing import write_entries
 from lxmert_fast.data.vqa import Question
 from lxmert_fast.errors import InputError
 
@@ -93,20 +93,3 @@ def pretraining_entries(questions: Iterable[Question]) -> list[dict[str, Any]]:
             best = max(label, key=label.__getitem__)
             entry["sentf"].setdefault("statement", []).append(f"{question.sentence} {best}")
     return list(entries.values())
-
-
-def write_entries(path: str | Path, entries: list[dict[str, Any]]) -> None:
-    """Write a list of entries as JSON, in one step: `path` never holds half a file.
-
-    Raises:
-        InputError: the file can't be written.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(entries, file, ensure_ascii=False, indent=1)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -34,6 +34,7 @@ def read_examples_once(
     text: TextEncoder,
     answers: SelectsAnswers,
     folder: str | Path,
+    images_per_file: int | None = None,
 ) -> Examples:
     """`read_examples`, or the same from a file that an earlier call left in `folder`.
 
@@ -41,14 +42,14 @@ def read_examples_once(
     it has none, each reads. A file that is damaged is made anew.
 
     Args:
-        paths, store, text, answers: `read_examples`'.
+        paths, store, text, answers, images_per_file: `read_examples`'.
         folder: made where it is missing; about 53 bytes a sentence are written below it.
 
     Raises:
         InputError: what `read_examples` raises; a folder that can't be written.
     """
     folder = Path(folder)
-    path = folder / f"{_digest(paths, store, text, answers)}.npz"
+    path = folder / f"{_digest(paths, store, text, answers, images_per_file)}.npz"
     found = _load(path)
     if found:
         return found
@@ -61,7 +62,7 @@ def read_examples_once(
         found = _load(path)
         if found:
             return found
-        found = read_examples(paths, store, text, answers)
+        found = read_examples(paths, store, text, answers, images_per_file)
         try:
             replace_file(path, lambda beside: _save(beside, found))
         except OSError as error:
@@ -70,7 +71,11 @@ def read_examples_once(
 
 
 def _digest(
-    paths: Sequence[str | Path], store: RegionStore, text: TextEncoder, answers: SelectsAnswers
+    paths: Sequence[str | Path],
+    store: RegionStore,
+    text: TextEncoder,
+    answers: SelectsAnswers,
+    images_per_file: int | None,
 ) -> str:
     follows_from = [
         _VERSION,
@@ -80,6 +85,7 @@ def _digest(
         type(answers).__name__,
         answers.names,
         list(store.image_ids),
+        images_per_file,
     ]
     return hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()
 

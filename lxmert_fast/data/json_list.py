@@ -1,4 +1,4 @@
-"""JSON files whose faults are told in one line; lists and objects are read entry by entry."""
+"""JSON files whose faults are told in one line; lists are read entry by entry."""
 
 from __future__ import annotations
 
@@ -48,21 +48,8 @@ def read_entries_at(path: str | Path) -> Iterator[tuple[str, dict[str, Any], int
     """`read_entries`, each with the byte of the file at which it begins (`decode_entry` reads it there)."""
     with _opened(path) as file:
         text = _Window(file)
-        if text.peek() != "[":
-            raise InputError(f"{path}: found {text.shown()}, wanted a list of objects")
-        text.at += 1
-        if text.peek() == "]":
-            raise InputError(f"{path}: found an empty list, wanted a list of objects")
-        index, mark = 0, ","
-        while mark == ",":
-            place = f"{path}: entry {index}"
-            if text.peek() != "{":
-                raise InputError(f"{place}: found {text.shown()}, wanted an object")
-            start = text.byte()
-            yield place, text.decode(place), start
-            mark = text.next_mark(place, "]")
-            index += 1
-        text.require_end("list")
+        yield from _list(text, str(path))
+        text.end(str(path))
 
 
 def decode_entry(content: bytes, place: str) -> dict[str, Any]:
@@ -80,39 +67,82 @@ def decode_entry(content: bytes, place: str) -> dict[str, Any]:
 
 
 def read_members(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The objects of a JSON object, {key: {...}, ...}: a place for error lines, the key and the object.
+    """The objects of a JSON object of objects: place for an error line, key and value.
 
-    Holds one of them at a time, like `read_entries`.
-
-    Raises `InputError` like `read_json`, for a file that is not an object of objects, for an empty one, and
-    for a key that occurs twice.
+    Memory and errors like `read_entries`. A key that occurs twice comes twice.
     """
     with _opened(path) as file:
         text = _Window(file)
-        if text.peek() != "{":
-            raise InputError(f"{path}: found {text.shown()}, wanted an object of objects")
+        for key in _keys(text, str(path)):
+            place = f"{path}: {ascii(key)[:60]}"
+            yield place, key, _object(text, place)
+        text.end(str(path))
+
+
+def read_list_in(path: str | Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of the list under `key` of a JSON object, which may hold other things beside.
+
+    Memory and errors like `read_entries`; also for a file without that key.
+    """
+    found = False
+    with _opened(path) as file:
+        text = _Window(file)
+        for name in _keys(text, str(path)):
+            place = f"{path}: {ascii(name)[:60]}"
+            if name == key:
+                found = True
+                yield from ((place, entry) for place, entry, _ in _list(text, f"{path}: {key}"))
+            else:
+                text.decode(place)
+        text.end(str(path))
+    if not found:
+        raise InputError(f"{path}: no {key!r} in it, wanted the list of them")
+
+
+def _list(text: _Window, place: str) -> Iterator[tuple[str, dict[str, Any], int]]:
+    for index in _parts(text, place, "[]", "a list of objects"):
+        where = f"{place}: entry {index}"
+        text.peek()
+        start = text.byte()
+        yield where, _object(text, where), start
+
+
+def _keys(text: _Window, place: str) -> Iterator[str]:
+    """The keys of the object that begins here; whoever gets one takes its value before the next."""
+    for index in _parts(text, place, "{}", "an object with entries"):
+        where = f"{place}: key {index}"
+        if text.peek() != '"':
+            raise InputError(f"{where}: found {text.shown()}, wanted a string")
+        key = text_of(text.decode(where), where, "key")
+        if text.peek() != ":":
+            raise InputError(f"{where}: found {text.shown()} after it, wanted ':'")
         text.at += 1
-        if text.peek() == "}":
-            raise InputError(f"{path}: found an empty object, wanted an object of objects")
-        keys: set[str] = set()
-        mark = ","
-        while mark == ",":
-            place = f"{path}: member {len(keys)}"
-            if text.peek() != '"':
-                raise InputError(f"{place}: found {text.shown()}, wanted a key")
-            key = text_of(text.decode(place), place, "key")
-            place = f"{path}: {key!r:.60}"
-            if key in keys:
-                raise InputError(f"{place}: occurs twice, wanted once")
-            keys.add(key)
-            if text.peek() != ":":
-                raise InputError(f"{place}: found {text.shown()} after it, wanted ':'")
-            text.at += 1
-            if text.peek() != "{":
-                raise InputError(f"{place}: found {text.shown()}, wanted an object")
-            yield place, key, text.decode(place)
-            mark = text.next_mark(place, "}")
-        text.require_end("object")
+        yield key
+
+
+def _parts(text: _Window, place: str, brackets: str, wanted: str) -> Iterator[int]:
+    """Numbers, from 0, of what stands between brackets; whoever gets one takes its part before the next."""
+    begin, end = brackets[0], brackets[1]
+    if text.peek() != begin:
+        raise InputError(f"{place}: found {text.shown()}, wanted {wanted}")
+    text.at += 1
+    if text.peek() == end:
+        kind = "list" if begin == "[" else "object"
+        raise InputError(f"{place}: found an empty {kind}, wanted {wanted}")
+    index, mark = 0, ","
+    while mark == ",":
+        yield index
+        mark = text.peek()
+        if mark not in (",", end):
+            raise InputError(f"{place}: entry {index}: found {text.shown()} after it, wanted ',' or {end!r}")
+        text.at += 1
+        index += 1
+
+
+def _object(text: _Window, place: str) -> dict[str, Any]:
+    if text.peek() != "{":
+        raise InputError(f"{place}: found {text.shown()}, wanted an object")
+    return text.decode(place)
 
 
 def text_of(value: Any, place: str, key: str) -> str:
@@ -148,12 +178,13 @@ class _Window:
         start = cast(BufferedReader, file.buffer).peek(len(codecs.BOM_UTF8))
         self._bytes = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
         self._counted = 0
+        self._ended = False
         self.text = ""
         self.at = 0
 
     def byte(self) -> int:
         """Where in the file `at` is, in bytes."""
-        self._bytes += len(self.text[self._counted : self.at].encode(errors="surrogatepass"))
+        self._bytes += len(self.text[self._counted : self.at].encode())
         self._counted = self.at
         return self._bytes
 
@@ -171,27 +202,23 @@ class _Window:
         """What comes next, for an error line."""
         return repr(self.peek()) if self.peek() else "the end of the file"
 
-    def next_mark(self, place: str, end: str) -> str:
-        """Pass the comma, or the `end`, that comes after what stands at `place`."""
-        mark = self.peek()
-        if mark not in (",", end):
-            raise InputError(f"{place}: found {self.shown()} after it, wanted ',' or {end!r}")
-        self.at += 1
-        return mark
-
-    def require_end(self, kind: str) -> None:
-        """Nothing comes any more."""
+    def end(self, place: str) -> None:
+        """Raise `InputError` where there is more than blanks."""
         if self.peek():
-            raise InputError(
-                f"{self._file.name}: found {self.shown()} after the end of the {kind}, wanted nothing"
-            )
+            raise InputError(f"{place}: found {self.shown()} after the end, wanted nothing")
 
     def decode(self, place: str) -> Any:
-        """The value that begins here."""
+        """The value that comes next."""
+        self.peek()
         while True:
             try:
-                value, self.at = _decoder.raw_decode(self.text, self.at)
-                return value
+                value, end = _decoder.raw_decode(self.text, self.at)
+                # a number may go on behind the part that was read ("2", "2e-")
+                if len(self.text) - end > 2 or self._ended:
+                    self.at = end
+                    return value
+                self._more()
+                continue
             except (ValueError, RecursionError) as error:
                 # A value that is cut and one that is wrong look alike until the file has ended.
                 if self._more():
@@ -212,6 +239,7 @@ class _Window:
         piece = self._file.read(max(_PIECE, len(left)))
         self._passed += self.at
         self.text, self.at = left + piece, 0
+        self._ended = not piece
         return bool(piece)
 
 

@@ -43,10 +43,10 @@ class QuestionIndex(Dataset):
         self.store = store
         self.text = text
         self.number: int | None = None
-        images, starts, hashes = ImageRows(store, path), array("q"), array("q")
+        images, starts, hashes = ImageRows(store), array("q"), array("q")
         for place, entry, start in read_entries_at(path):
             question = parse_question(place, entry)
-            images.add(question)
+            images.add(question, path)
             if self.number is None and isinstance(question.question_id, int):
                 self.number = question.question_id
             starts.append(start)

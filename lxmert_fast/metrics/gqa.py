@@ -118,19 +118,16 @@ def score_gqa(
 def members(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """`read_members` of a file, or of the .json files of a folder in the order of their names.
 
-    Raises `InputError` like it, for a folder without such files and for a key that two of them have.
+    Raises `InputError` like it, for a folder without such files and for a key that occurs twice.
     """
-    if not path.is_dir():
-        yield from read_members(path)
-        return
-    parts = sorted(path.glob("*.json"))
+    parts = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not parts:
         raise InputError(f"{path}: no .json file in it, wanted the parts of a GQA file")
     seen: set[str] = set()
     for part in parts:
         for place, key, entry in read_members(part):
             if key in seen:
-                raise InputError(f"{place}: is in an earlier part of {path} too, wanted once")
+                raise InputError(f"{place}: occurs twice in {path}, wanted once")
             seen.add(key)
             yield place, key, entry
 

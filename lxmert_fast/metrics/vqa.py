@@ -8,11 +8,12 @@ around it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lxmert_fast.data.json_list import read_json, shown, text_of
+from lxmert_fast.data.json_list import read_list_in, shown, text_of
 from lxmert_fast.data.vqa import iter_questions
 from lxmert_fast.errors import InputError
 from lxmert_fast.metrics.prediction_files import VQA, read_predictions, refuse_others, require_answers
@@ -46,19 +47,20 @@ def score_vqa(predictions: Path, questions: Path, annotations: Path) -> Scores:
         InputError: a file that is not in its format, questions and annotations that differ, missing or
             other answers.
     """
-    wanted = _by_id(questions, "questions")
-    given = _by_id(annotations, "annotations")
-    require_answers(annotations, given, questions, wanted)
-    refuse_others(annotations, given, questions, wanted)
+    wanted = {question_id for _, question_id, _ in _entries(questions, "questions")}
     answers = read_predictions(predictions, VQA)
-    require_answers(predictions, answers, questions, wanted)
+    require_answers(predictions, answers, questions, sorted(wanted))
     refuse_others(predictions, answers, questions, wanted)
     scores, answer_types, question_types = [], [], []
-    for question_id in wanted:
-        place, entry = given[question_id]
+    for place, question_id, entry in _entries(annotations, "annotations"):
+        if question_id not in wanted:
+            raise InputError(f"{place}: is not in {questions}, wanted annotations of exactly its questions")
+        wanted.remove(question_id)
         scores.append(vqa_accuracy(answers[question_id], _truths(place, entry)))
-        answer_types.append(text_of(entry.get("answer_type", ""), place, "answer_type"))
-        question_types.append(text_of(entry.get("question_type", ""), place, "question_type"))
+        # a file has few kinds and many questions: one string object a kind
+        answer_types.append(sys.intern(text_of(entry.get("answer_type", ""), place, "answer_type")))
+        question_types.append(sys.intern(text_of(entry.get("question_type", ""), place, "question_type")))
+    require_answers(annotations, (), questions, sorted(wanted))
     return Scores.of(scores, answer_types, question_types)
 
 
@@ -90,24 +92,17 @@ def _stripped(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _by_id(path: Path, key: str) -> dict[int | str, tuple[str, dict[str, Any]]]:
-    """{question id: (words for an error line, entry)} of an official file, in its order."""
-    content = read_json(path)
-    entries = content.get(key) if isinstance(content, dict) else content
-    if not isinstance(entries, list) or not isinstance(content, dict):
-        raise InputError(f"{path}: found {shown(content)}, wanted {{{key!r}: [...]}}, the official file")
-    if not entries:
-        raise InputError(f"{path}: {key}: found an empty list, wanted at least one entry")
-    found: dict[int | str, tuple[str, dict[str, Any]]] = {}
-    for index, entry in enumerate(entries):
-        place = f"{path}: {key} {index}"
-        question_id = entry.get("question_id") if isinstance(entry, dict) else None
+def _entries(path: Path, key: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """The entries of an official file, each with words for an error line and its question id."""
+    seen: set[int] = set()
+    for place, entry in read_list_in(path, key):
+        question_id = entry.get("question_id")
         if type(question_id) is not int:
             raise InputError(f"{place}: question_id: found {shown(question_id)}, wanted a number")
-        if question_id in found:
+        if question_id in seen:
             raise InputError(f"{place}: question_id {question_id} occurs twice, wanted once")
-        found[question_id] = f"{place} (question {question_id})", entry
-    return found
+        seen.add(question_id)
+        yield f"{place} (question {question_id})", question_id, entry
 
 
 def _truths(place: str, entry: dict[str, Any]) -> list[str]:

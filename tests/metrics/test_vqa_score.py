@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,9 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "nine annotators": ({"answers": [{"answer": "cat"}] * 9}, "11): answers: found 9, wanted a list of 10"),
     "no annotators": ({"answers": None}, "(question 11): answers: found nothing"),
     "answer is a number": ({"answers": [{"answer": 1}] * 10}, "answers: answer: found 1, wanted a string"),
-    "annotation of another": ({"question_id": 10}, "a.json: no answer to question 11 of"),
+    "annotation of another": ({"question_id": 10}, "(question 10): is not in"),
     "annotation twice": ({"question_id": 12}, "question_id 12 occurs twice"),
-    "id is true": ({"question_id": True}, "annotations 0: question_id: found True"),
+    "id is true": ({"question_id": True}, "annotations: entry 0: question_id: found True"),
 }  # fmt: skip
 
 
@@ -121,8 +122,12 @@ def test_a_fault_is_named(changes: dict[str, Any], words: str, tmp_path: Path) -
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     predictions, questions, annotations = write_files(tmp_path)
-    with pytest.raises(InputError, match=r"q\.json: found .*, wanted \{'annotations'"):
+    with pytest.raises(InputError, match=r"q\.json: no 'annotations' in it"):
         score_vqa(predictions, questions, questions)
+    fewer = {"annotations": json.loads(annotations.read_text())["annotations"][1:]}
+    write_json(annotations, fewer)
+    with pytest.raises(InputError, match=r"a\.json: no answer to question 11 of"):
+        score_vqa(predictions, questions, annotations)
     for content in ([], {"questions": []}, {"questions": 3}):
         with pytest.raises(InputError, match=r"q\.json: "):
             score_vqa(predictions, write_json(questions, content), annotations)
