@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from lxmert_fast.data.answers import AnswerMap
+    from lxmert_fast.data.vqa import Question
 
 app = typer.Typer()
 
@@ -116,6 +121,54 @@ def gqa(
     typer.echo(f"{out}: {count:,} questions")
 
 
+@app.command()
+def vgqa(
+    questions: Annotated[
+        Path, typer.Argument(metavar="QUESTIONS.json", help="Visual Genome's question_answers.json.")
+    ],
+    out: Out,
+) -> None:
+    """Turn Visual Genome's questions into ours; `aggregate --visual7w` takes them."""
+    from lxmert_fast.data.json_writing import write_entries
+    from lxmert_fast.data.official.vgqa import read_vg_questions
+    from lxmert_fast.data.vqa import entry_of
+
+    count = write_entries(out, map(entry_of, read_vg_questions(questions)))
+    typer.echo(f"{out}: {count:,} questions")
+
+
+@app.command("aggregate")
+def aggregate_files(
+    out: Annotated[Path, typer.Argument(metavar="OUT.json", help="The pre-training file to write.")],
+    vqa: Annotated[list[Path] | None, typer.Option(help="Questions of `data vqa`.")] = None,
+    gqa: Annotated[list[Path] | None, typer.Option(help="Questions of `data gqa`.")] = None,
+    visual7w: Annotated[list[Path] | None, typer.Option(help="Questions of `data vgqa`.")] = None,
+    captions: Annotated[list[Path] | None, typer.Option(help="COCO's captions_{train,val}2014.json.")] = None,
+) -> None:
+    """Put questions with their labels, and captions, into one pre-training file, image by image.
+
+    Every option may be repeated. An image goes by its name: one that COCO and Visual Genome share comes
+    twice, under both.
+    """
+    from lxmert_fast.data.aggregate import aggregate
+    from lxmert_fast.data.json_writing import write_entries
+    from lxmert_fast.data.official.captions import read_captions
+    from lxmert_fast.data.vqa import SeenQuestions
+
+    def asked(files: list[Path]) -> Iterator[Question]:
+        seen = SeenQuestions()
+        for file in files:
+            yield from seen.read(file)
+
+    given = {"vqa": vqa, "gqa": gqa, "visual7w": visual7w}
+    entries = aggregate(
+        {category: asked(files) for category, files in given.items() if files},
+        {"mscoco": (pair for file in captions or [] for pair in read_captions(file))},
+    )
+    write_entries(out, entries)
+    typer.echo(f"{out}: {len(entries):,} images")
+
+
 @app.command("gqa-answers")
 def gqa_answers(
     questions: Annotated[
@@ -141,6 +194,9 @@ def gqa_answers(
     _save(ordered(found, like, questions), out)
 
 
-def _save(answers, out: Path) -> None:  # type: ignore[no-untyped-def]
-    answers.save(out, prefix="trainval_")
+def _save(answers: AnswerMap, out: Path) -> None:
+    from lxmert_fast.files import writing
+
+    with writing(out):
+        answers.save(out, prefix="trainval_")
     typer.echo(f"{out}: {len(answers):,} answers in trainval_ans2label.json and trainval_label2ans.json")

@@ -9,7 +9,7 @@ from typing import Any
 
 from lxmert_fast.data.json_list import read_json
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_text, writing
+from lxmert_fast.files import replace_text
 
 NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 REPLACEMENTS = {word: str(number) for number, word in enumerate(NUMBER_WORDS, 1)} | {"grey": "gray"}
@@ -137,12 +137,11 @@ class AnswerMap:
         """Write `ans2label.json` and `label2ans.json`, with a prefix such as "trainval_".
 
         Raises:
-            InputError: they can't be written.
+            OSError: they can't be written.
         """
         for name, content in (("ans2label", self.ids), ("label2ans", self.names)):
-            path = Path(folder) / f"{prefix}{name}.json"
-            with writing(path):
-                replace_text(path, json.dumps(content, ensure_ascii=False, indent=1))
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            replace_text(Path(folder) / f"{prefix}{name}.json", text)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lxmert_fast.data.aggregate import aggregate
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.json_writing import write_entries
 from lxmert_fast.data.vqa import Question
@@ -80,16 +81,10 @@ def pretraining_entries(questions: Iterable[Question]) -> list[dict[str, Any]]:
     Raises:
         InputError: a question without label.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    for question in questions:
-        label = question.label
-        if label is None:
-            raise InputError(f"question {question.question_id!r} has no label, pre-training needs one")
-        empty: dict[str, Any] = {"img_id": question.image_id, "sentf": {"vqa": []}, "labelf": {"vqa": []}}
-        entry = entries.setdefault(question.image_id, empty)
-        entry["sentf"]["vqa"].append(question.sentence)
-        entry["labelf"]["vqa"].append(label)
-        if label:
-            best = max(label, key=label.__getitem__)
-            entry["sentf"].setdefault("statement", []).append(f"{question.sentence} {best}")
-    return list(entries.values())
+    questions = list(questions)
+    statements = (
+        (question.image_id, f"{question.sentence} {max(question.label, key=question.label.__getitem__)}")
+        for question in questions
+        if question.label
+    )
+    return aggregate({"vqa": questions}, {"statement": statements})

@@ -69,7 +69,7 @@ def read_annotations(path: str | Path) -> Iterator[Annotation]:
     """
     seen: set[int] = set()
     for place, entry in read_list_in(path, "annotations"):
-        question_id = _number(entry, place, "question_id")
+        question_id = number_of(entry, place, "question_id")
         place = f"{place} (question {question_id})"
         if question_id in seen:
             raise InputError(f"{place}: question_id occurs twice, wanted one annotation a question")
@@ -87,7 +87,7 @@ def read_annotations(path: str | Path) -> Iterator[Annotation]:
         best = entry.get("multiple_choice_answer", max(votes, key=votes.__getitem__))
         yield Annotation(
             question_id,
-            _number(entry, place, "image_id") if "image_id" in entry else None,
+            number_of(entry, place, "image_id") if "image_id" in entry else None,
             dict(votes),
             _spelling(text_of(best, place, "multiple_choice_answer")),
             text_of(entry.get("answer_type", ""), place, "answer_type"),
@@ -124,13 +124,13 @@ def read_official_questions(
         place = f"{questions}: questions: entry {index}"
         if not isinstance(entry, dict):
             raise InputError(f"{place}: found {shown(entry)}, wanted an object")
-        question_id = _number(entry, place, "question_id")
+        question_id = number_of(entry, place, "question_id")
         place = f"{place} (question {question_id})"
         if question_id in counts.seen:
             raise InputError(f"{place}: question_id occurs twice")
         counts.seen.add(question_id)
         counts.questions += 1
-        image = _number(entry, place, "image_id")
+        image = number_of(entry, place, "image_id")
         annotation = known.pop(question_id, None)
         if annotations is not None:
             if annotation is None:
@@ -171,7 +171,8 @@ def _label(annotation: Annotation, answers: AnswerMap | None, counts: Counts) ->
     return label
 
 
-def _number(entry: dict[str, Any], place: str, key: str) -> int:
+def number_of(entry: dict[str, Any], place: str, key: str) -> int:
+    """An id; anything else is an `InputError` that names the key."""
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InputError(f"{place}: {key}: found {shown(value)}, wanted a number")
