@@ -25,12 +25,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from lxmert_fast.answering import save_model_folder
 from lxmert_fast.bench.synthetic import OBJECTS, WORDS, write_regions, write_vocabulary
 from lxmert_fast.bench.workloads import HISTOGRAMS, config_for, workload
-from lxmert_fast.data.batches import EpochBatches
 from lxmert_fast.data.question_index import QuestionIndex
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.models import LxmertForQuestionAnswering
-from lxmert_fast.train import evaluate, predict
+from lxmert_fast.train import evaluate, predict, streaming
+from lxmert_fast.train.streaming import grouped_batches
 
 VQA = workload("vqa")
 TINY, SAMPLE, WHOLE = 2 * VQA.pairs, 20 * VQA.pairs, 100_000
@@ -89,9 +89,7 @@ def model_alone(files: Files) -> float:
     seconds = 0.0
     with RegionStore(files.regions) as store:
         index = QuestionIndex(files.questions, store, loaded.text)
-        runs = Runs(index.images)
-        batches = EpochBatches(len(index), VQA.pairs, seed=0, shuffle=False, drop_last=False, runs=runs)
-        for number, key in enumerate(batches):
+        for number, key in enumerate(grouped_batches(Runs(index.images), VQA.pairs)):
             inputs = index[key].inputs
             assert inputs["visual_feats"].shape[1] == OBJECTS
             if not number:
@@ -130,14 +128,14 @@ def test_reading_and_writing_hide_behind_the_model(
     """`extra_info` has the rates, in ms a question, and their ratio."""
     alone = model_alone(files)
     marks: list[float] = []
-    stream = evaluate.answer_batches
+    stream = streaming.best_answers
 
     def marked(*args: Any, **options: Any) -> Iterator[Any]:
         marks.append(time.perf_counter())
         return stream(*args, **options)
 
     for room in (evaluate, predict):
-        monkeypatch.setattr(room, "answer_batches", marked)
+        monkeypatch.setattr(room, "best_answers", marked)
     began = time.perf_counter()
     benchmark.pedantic(lambda: command(files, tmp_path / "out.json"), rounds=1)
     ended = time.perf_counter()

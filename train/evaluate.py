@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from lxmert_fast.answering import open_model_folder
 from lxmert_fast.commands.progress import progress
-from lxmert_fast.compiled import compile_model
 from lxmert_fast.data.answers import AnswerMap
-from lxmert_fast.data.batches import Batch, EpochBatches, make_loader
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset
 from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
-from lxmert_fast.int8 import quantize
 from lxmert_fast.metrics.prediction_files import FORMATS, check_id, prepare_output, write_predictions
 from lxmert_fast.metrics.scores import Scores
 from lxmert_fast.models import LxmertForQuestionAnswering
 
-from .engine import pick_device, to_device
+from .engine import pick_device
 from .ranks import Ranks
-from .stop import leave_signals_to_the_trainer
+from .ready import ready
+from .streaming import best_answers, grouped_batches
 
 
 @dataclass(frozen=True)
@@ -49,28 +44,6 @@ class Answers:
     question_types: list[str]
 
 
-@torch.no_grad()  # not inference mode: weights that ZeRO 3 gathers in it could not be trained afterwards
-def answer_batches(
-    model: PreTrainedModel, dataset: Dataset, batches: EpochBatches, *, workers: int = 0
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch of a data set with the class of its best answers, (B,) int64; without dropout.
-
-    A batch comes when the model has the next one, so that a GPU has work while its answers are looked at;
-    `workers` processes read ahead.
-    """
-    model.eval()
-    loader = make_loader(dataset, batches, num_workers=workers, start_worker=leave_signals_to_the_trainer)
-    before: tuple[Batch, Tensor] | None = None
-    for batch in loader:
-        inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
-        best = model(**to_device(inputs, model.device)).question_answering_score.argmax(-1)
-        if before is not None:
-            yield before[0], before[1].cpu().numpy()
-        before = batch, best
-    if before is not None:
-        yield before[0], before[1].cpu().numpy()
-
-
 def answer_questions(
     model: PreTrainedModel,
     dataset: VqaDataset,
@@ -86,20 +59,11 @@ def answer_questions(
     the questions, `batch_size` of them at a time, and all return all answers.
     """
     ranks = ranks or Ranks()
-    batches = EpochBatches(
-        len(dataset),
-        max(batch_size, ranks.size),
-        seed=0,
-        shuffle=False,
-        drop_last=False,
-        runs=Runs(dataset.images),
-        rank=ranks.rank,
-        num_ranks=ranks.size,
-    )
+    batches = grouped_batches(Runs(dataset.images), batch_size, ranks)
     seen: list[np.ndarray] = []
     found = np.empty(len(dataset), np.int64)
     scores = np.empty(len(dataset), np.float32) if dataset.labelled else None
-    for batch, best in answer_batches(model, dataset, batches, workers=workers):
+    for batch, best in best_answers(model, dataset, batches, workers=workers):
         rows = batch.extras["rows"]
         found[rows] = best
         if scores is not None:
@@ -195,10 +159,4 @@ def load(folder: Path, device: str, compiled: bool, int8: bool) -> Loaded:
         InputError: it is missing or wrong; 8-bit products on a GPU.
     """
     model, text, answers = open_model_folder(folder)
-    where = pick_device(device)
-    if int8:
-        if where.type != "cpu":
-            raise InputError(f"8-bit products are for the CPU, the device is {where}: use --device cpu")
-        model = quantize(model)
-    model.to(where)  # type: ignore[arg-type]
-    return Loaded(folder, compile_model(model) if compiled else model, text, answers)
+    return Loaded(folder, ready(model, pick_device(device), compiled=compiled, int8=int8), text, answers)

@@ -1,4 +1,4 @@
-"""Fine-tuning on questions with a list of answers (section 4; reference 4)."""
+"""Fine-tuning, and its task on questions with a list of answers (section 4; reference 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LxmertConfig
 
 from lxmert_fast.answering import LABEL2ANS, describe_model, save_model_folder
-from lxmert_fast.checkpoint import load_answer_rows, load_into, load_model
+from lxmert_fast.checkpoint import load_answer_rows, load_model
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch
 from lxmert_fast.data.sharing import Runs
@@ -22,8 +22,9 @@ from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import Engine
 from .evaluate import answer_questions, score_answers
+from .image_pairs import PairTask
 from .loop import fit
-from .new_model import config_for, open_regions, read_answers, seeded
+from .new_model import config_for, load_backbone, open_regions, read_answers, seeded
 from .same import digest, digest_of_regions
 from .settings import FinetuneSettings, VqaData
 from .shares import Counts
@@ -42,7 +43,8 @@ def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    return fit(AnswerTask(settings), settings.optimisation, settings.run, **options)
+    task = PairTask(settings) if settings.task == "nlvr2" else AnswerTask(settings)
+    return fit(task, settings.optimisation, settings.run, **options)
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class AnswerTask(Task):
 
     def __init__(self, settings: FinetuneSettings) -> None:
         data = settings.data
+        assert isinstance(data, VqaData)
         files = VqaFiles.of(data)
         self.text = TextEncoder(files.vocabulary, data.max_length)
         self.store = open_regions(files.regions, settings.run)
@@ -141,8 +144,7 @@ class AnswerTask(Task):
                 + (f" and {len(rows.zeroed) - 8:,} more" if len(rows.zeroed) > 8 else "")
             )
         else:
-            backbone = {name: value for name, value in state.items() if name.startswith("lxmert.")}
-            load_into(model, backbone, allow_partial=True, source=source)
+            load_backbone(model, state, source)
         return model
 
     def num_examples(self) -> int:

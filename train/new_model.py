@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import LxmertConfig
+from torch import Tensor
+from transformers import LxmertConfig, PreTrainedModel
 
 from lxmert_fast.data.answers import AnswerMap, AnswerTable
 from lxmert_fast.data.json_list import read_json
 from lxmert_fast.data.node_local import copy_to_node
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
+from lxmert_fast.loading import load_into
 
 from .settings import ModelSettings, RunSettings
 
@@ -61,3 +63,13 @@ def seeded(seed: int, build: Callable[[], M]) -> M:
     """Seed PyTorch, then build: initial weights follow from `seed`."""
     torch.manual_seed(seed)
     return build()
+
+
+def load_backbone(model: PreTrainedModel, state: Mapping[str, Tensor], source: Path) -> None:
+    """The pre-trained encoders into a task's model, whose head stays new: the original's `--loadLXMERT`.
+
+    Raises:
+        InputError: fewer than half of the encoders' entries match.
+    """
+    backbone = {name: value for name, value in state.items() if name.startswith("lxmert.")}
+    load_into(model, backbone, allow_partial=True, source=source)

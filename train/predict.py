@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 
 from lxmert_fast.commands.progress import progress
-from lxmert_fast.data.batches import EpochBatches
 from lxmert_fast.data.question_index import QuestionIndex
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
@@ -25,8 +24,9 @@ from lxmert_fast.files import file_digest, lock, writing
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.metrics.prediction_files import FORMATS, check_id, prepare_output, write_predictions
 
-from .evaluate import answer_batches, load
+from .evaluate import load
 from .same import code_facts, digest, digest_of_regions
+from .streaming import best_answers, grouped_batches
 
 
 def predict_files(
@@ -70,12 +70,12 @@ def predict_files(
             "how": [batch_size, str(loaded.model.device), compiled, int8],
         }
         runs = Runs(index.images)
-        batches = EpochBatches(len(index), batch_size, seed=0, shuffle=False, drop_last=False, runs=runs)
+        batches = grouped_batches(runs, batch_size)
         scratch = out.with_name(f".{out.name}.answers")
         with closing(AnswerLog(scratch, digest([json.dumps(made_of)]), len(index), batch_size)) as log:
             batches.set_position(0, log.batches)
             with progress(questions.name, len(index), "questions", done=log.answers) as advance:
-                for batch, best in answer_batches(loaded.model, index, batches, workers=workers):
+                for batch, best in best_answers(loaded.model, index, batches, workers=workers):
                     log.append(best)
                     advance(len(batch.example_ids))
             classes = np.empty(len(index), np.int32)

@@ -34,6 +34,28 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: not JSON: {error}") from None
 
 
+def read_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file that holds one a line, each with the words that name its line in an error.
+
+    Raises `InputError` like `read_json`, and for a line that is not an object; blank lines hold nothing.
+    """
+    number = 0
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            place = f"{path}: line {number}"
+            try:
+                value = _decoder.decode(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{place}: not JSON: {error}") from None
+            if not isinstance(value, dict):
+                raise InputError(f"{place}: found {shown(value)}, wanted an object")
+            yield place, value
+    if not number:
+        raise InputError(f"{path}: empty, wanted an object a line")
+
+
 def read_entries(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON list, each with the words that name its place in an error line.
 
