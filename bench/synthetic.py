@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lxmert_fast.data.easyvqa import write_entries
+from lxmert_fast.data.json_writing import write_entries
 from lxmert_fast.data.region_format import ImageRegions
 from lxmert_fast.data.regions import RegionStore, RegionWriter
 from lxmert_fast.data.text import SPECIAL_TOKENS, TextEncoder

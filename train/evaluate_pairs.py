@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from lxmert_fast.answering import open_pair_folder
 from lxmert_fast.commands.progress import progress
-from lxmert_fast.data.batches import EpochBatches, make_loader
 from lxmert_fast.data.nlvr2 import Nlvr2Dataset
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
@@ -22,13 +20,12 @@ from lxmert_fast.files import replace_text, writing
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.metrics.nlvr import NlvrScores, score
 
-from .engine import pick_device, to_device
+from .engine import pick_device
 from .ranks import Ranks
 from .ready import ready
-from .stop import leave_signals_to_the_trainer
+from .streaming import best_answers, grouped_batches
 
 
-@torch.no_grad()  # not inference mode: weights that ZeRO 3 gathers in it could not be trained afterwards
 def judge_pairs(
     model: PreTrainedModel,
     dataset: Nlvr2Dataset,
@@ -46,25 +43,12 @@ def judge_pairs(
     Returns:
         (N,) bool in the data set's order: whether the sentence is true.
     """
-    model.eval()
     ranks = ranks or Ranks()
-    batches = EpochBatches(
-        len(dataset),
-        max(batch_size, ranks.size),
-        seed=0,
-        shuffle=False,
-        drop_last=False,
-        runs=Runs(dataset.sets),
-        rank=ranks.rank,
-        num_ranks=ranks.size,
-    )
+    batches = grouped_batches(Runs(dataset.sets), batch_size, ranks)
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    loader = make_loader(dataset, batches, num_workers=workers, start_worker=leave_signals_to_the_trainer)
-    for batch in loader:
-        inputs = {key: value for key, value in batch.inputs.items() if key != "labels"}
-        logits = model(**to_device(inputs, model.device)).logits
-        found.append((batch.extras["rows"], logits.argmax(-1).cpu().numpy() == 1))
-        advance(len(logits))
+    for batch, best in best_answers(model, dataset, batches, scores="logits", workers=workers):
+        found.append((batch.extras["rows"], best == 1))
+        advance(len(best))
     true = np.empty(len(dataset), bool)
     for rows, of_rank in (part for parts in ranks.gather(found) for part in parts):
         true[rows] = of_rank

@@ -15,7 +15,7 @@ from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
-from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
+from lxmert_fast.data.vqa import VqaDataset, VqaFolder, iter_questions
 from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.models import LxmertForQuestionAnswering
@@ -29,6 +29,9 @@ from .same import digest, digest_of_regions
 from .settings import FinetuneSettings, VqaData
 from .shares import Counts
 from .task import Task
+
+IMAGES_PER_FILE = {"tiny": 512, "fast": 5000, "full": None}
+"""By `data.subset` (reference 4)."""
 
 
 def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
@@ -48,8 +51,8 @@ def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
 class VqaFiles:
     """The files of a question-answering data set, named or found in its folder."""
 
-    train: Path
-    valid: Path | None
+    train: list[Path]
+    valid: list[Path]
     regions: list[Path]
     vocabulary: Path
     answers: AnswerMap
@@ -58,17 +61,18 @@ class VqaFiles:
     def of(cls, data: VqaData) -> VqaFiles:
         """Names win over the folder."""
         folder = VqaFolder(data.folder) if data.folder else None
-        train = data.train or (folder.train if folder else Path())
+        train = data.train or ([folder.train] if folder else [])
+        held_out = folder.valid if folder else None
         if data.answers is not None:
-            answers = AnswerMap.from_files(None, data.answers)
-        elif folder is not None and data.train is None:
+            answers = _listed_answers(data.answers)
+        elif folder is not None and not data.train:
             answers = folder.answers()
         else:
-            labels = [question.label or {} for question in read_questions(train)]
-            answers = AnswerMap.from_labels(labels, source=train)
+            labels = (question.label or {} for path in train for question in iter_questions(path))
+            answers = AnswerMap.from_labels(labels, source=_names(train))
         return cls(
             train,
-            data.valid or (folder.valid if folder else None),
+            data.valid or ([held_out] if held_out else []),
             list(data.regions) or ([folder.regions] if folder else []),
             data.vocabulary or (folder.vocabulary if folder else Path()),
             answers,
@@ -76,7 +80,7 @@ class VqaFiles:
 
 
 class AnswerTask(Task):
-    """Soft answer scores by binary cross entropy, the original's loss."""
+    """Soft scores by binary cross entropy, the original's loss; or the best answer by cross entropy."""
 
     title = "Fine-tuning"
 
@@ -90,20 +94,32 @@ class AnswerTask(Task):
         self.workers = settings.run.workers
         self.questions_per_image = data.questions_per_image
 
-        def dataset(path: Path) -> VqaDataset:
-            return VqaDataset(
-                path,
+        self.notes: list[str] = []
+        self.categorical = settings.loss == "categorical"
+
+        def dataset(paths: list[Path], use: str, best_answer: bool = False) -> VqaDataset:
+            made = VqaDataset(
+                paths,
                 self.store,
                 self.text,
                 self.answers,
                 unknown_answers=data.unknown_answers,
                 blind=data.blind,
+                images_per_file=IMAGES_PER_FILE[data.subset],
+                best_answer=best_answer,
             )
+            self.notes.append(
+                f"{use}: {len(made):,} questions of {_names(paths)}, "
+                f"{made.unknown:,} answers outside the list left out"
+            )
+            return made
 
-        self.train: VqaDataset = dataset(files.train)
+        self.train: VqaDataset = dataset(files.train, "training", self.categorical)
         if not self.train.labelled:
-            raise InputError(f"{files.train}: its questions have no labels, nothing can be learnt from them")
-        self.valid = dataset(files.valid) if files.valid else None
+            raise InputError(
+                f"{_names(files.train)}: its questions have no labels, nothing can be learnt from them"
+            )
+        self.valid = dataset(files.valid, "validation") if files.valid else None
         self.model = self._model(settings)
 
     def _model(self, settings: FinetuneSettings) -> LxmertForQuestionAnswering:
@@ -119,7 +135,14 @@ class AnswerTask(Task):
         state = pretrained.state_dict()
         table = settings.model.start_answers or source / LABEL2ANS
         if table.is_file() or settings.model.start_answers:
-            load_answer_rows(model, state, read_answers(table).names, self.answers.names, source)
+            names = read_answers(table).names
+            _check_order(table, names, source / LABEL2ANS)
+            rows = load_answer_rows(model, state, names, self.answers.names, source)
+            self.notes.append(
+                f"answers: {rows.copied:,} of {len(self.answers):,} rows from {source}, "
+                f"zeroed: {', '.join(map(repr, rows.zeroed[:8])) or 'none'}"
+                + (f" and {len(rows.zeroed) - 8:,} more" if len(rows.zeroed) > 8 else "")
+            )
         else:
             load_backbone(model, state, source)
         return model
@@ -145,6 +168,11 @@ class AnswerTask(Task):
             "flops": self.training_flops(batch),
         }
 
+    def weighed(self, output: Any, share: Counts) -> Tensor:
+        loss = super().weighed(output, share)
+        # `--mceLoss` (reference 4): as large as the sum over answers, for the sake of clipping
+        return loss * len(self.answers) if self.categorical else loss
+
     def losses(self, output: Any) -> dict[str, Tensor]:
         return {}
 
@@ -166,3 +194,28 @@ class AnswerTask(Task):
 
     def save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
         save_model_folder(self.model, self.text, self.answers.names, folder, weights)
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _listed_answers(label2ans: Path) -> AnswerMap:
+    """A list of answers; an `ans2label.json` beside it must say the same."""
+    ans2label = label2ans.with_name(label2ans.name.replace("label2ans", "ans2label"))
+    beside = ans2label != label2ans and ans2label.is_file()
+    return AnswerMap.from_files(ans2label if beside else None, label2ans)
+
+
+def _check_order(table: Path, names: list[str], own: Path) -> None:
+    """A model folder knows the answers of its head: another list, or another order, is a mistake."""
+    if table == own or not own.is_file():
+        return
+    known = read_answers(own).names
+    where = next(
+        (row for row, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), None
+    )
+    if where is not None:
+        raise InputError(
+            f"{table}: answer {where} is {names[where]!r:.60}, the model's own {own} has {known[where]!r:.60}"
+        )

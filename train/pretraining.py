@@ -31,6 +31,9 @@ from .shares import Counts
 from .stop import leave_signals_to_the_trainer
 from .task import Task
 
+IMAGES_PER_FILE = {"tiny": 500, "fast": 5000, "full": None}
+"""By `data.subset` (reference 4)."""
+
 
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Run pre-training to the end, or on from its newest checkpoint; returns `fit`'s summary.
@@ -55,14 +58,15 @@ class PretrainTask(Task):
         self.store = open_regions(data.regions, settings.run)
         self.answers = _answers(data)
         cache = settings.run.output / "cache"
-        examples = read_examples_once(data.train, self.store, self.text, self.answers, cache)
+        sources = self.store, self.text, self.answers, cache, IMAGES_PER_FILE[data.subset]
+        examples = read_examples_once(data.train, *sources)
         # Validation draws for each pair whatever training does, so that its losses can be compared.
         self.train: PretrainingDataset = self._dataset(
             examples, seed, examples, share_images=data.sentences_per_image > 1
         )
         self.valid: PretrainingDataset | None = None
         if data.valid:
-            held_out = read_examples_once(data.valid, self.store, self.text, self.answers, cache)
+            held_out = read_examples_once(data.valid, *sources)
             self.valid = self._dataset(held_out, seed, examples)
         self.model = self._model(settings)
 

@@ -178,6 +178,7 @@ class PretrainingData(Section):
     train: Annotated[list[Path], Field(min_length=1)]
     """Aggregated JSON files (reference 3.3)."""
     valid: list[Path] = []
+    subset: Subset = "full"
     regions: Annotated[list[Path], Field(min_length=1)]
     vocabulary: Path
     answers: Path | None = None
@@ -201,12 +202,14 @@ class VqaData(Section):
 
     folder: Path | None = None
     """Holds train.json, perhaps valid.json, regions.h5, vocab.txt and the answer map."""
-    train: Path | None = None
-    valid: Path | None = None
-    regions: list[Path] = []
+    train: Files = []
+    valid: Files = []
+    regions: Files = []
     vocabulary: Path | None = None
     answers: Path | None = None
-    """`label2ans.json`; the labels of the training file when absent."""
+    """`label2ans.json`; the labels of the training files when absent. An `ans2label.json` beside it must
+    agree."""
+    subset: Subset = "full"
     unknown_answers: Literal["error", "ignore"] = "error"
     max_length: Count = 20
     questions_per_image: Count = 1
@@ -250,6 +253,9 @@ class FinetuneSettings(Section):
     """`lxmert-fast finetune`."""
 
     task: Literal["vqa", "gqa", "nlvr2", "nlvr", "daquar", "easyvqa"] = "vqa"
+    loss: Literal["binary", "categorical"] = "binary"
+    """Cross entropy of every answer's soft score, or of the best answer alone (GQA's `--mceLoss`) times the
+    number of answers."""
     model: ModelSettings = ModelSettings()
     data: VqaData | Nlvr2Data
     optimisation: OptimisationSettings = OptimisationSettings(

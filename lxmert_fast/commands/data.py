@@ -84,7 +84,8 @@ def pretraining(
     best answer ("what color is the circle? blue"): the stand-in for captions, without which a sentence would
     not tell which picture it belongs to.
     """
-    from lxmert_fast.data.easyvqa import pretraining_entries, write_entries
+    from lxmert_fast.data.easyvqa import pretraining_entries
+    from lxmert_fast.data.json_writing import write_entries
     from lxmert_fast.data.vqa import iter_questions
 
     entries = pretraining_entries(iter_questions(questions))

@@ -9,6 +9,7 @@ from typing import Any
 
 from lxmert_fast.data.json_list import read_json
 from lxmert_fast.errors import InputError
+from lxmert_fast.files import replace_text
 
 NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 REPLACEMENTS = {word: str(number) for number, word in enumerate(NUMBER_WORDS, 1)} | {"grey": "gray"}
@@ -132,15 +133,15 @@ class AnswerMap:
         """Every answer that occurs, in string order (the order of the original's joint table)."""
         return cls(sorted({answer for label in labels for answer in label}), source=source)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `ans2label.json` and `label2ans.json`."""
-        folder = Path(folder)
-        (folder / "ans2label.json").write_text(
-            json.dumps(self.ids, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
-        (folder / "label2ans.json").write_text(
-            json.dumps(self.names, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
+    def save(self, folder: str | Path, prefix: str = "") -> None:
+        """Write `ans2label.json` and `label2ans.json`, with a prefix such as "trainval_".
+
+        Raises:
+            OSError: they can't be written.
+        """
+        for name, content in (("ans2label", self.ids), ("label2ans", self.names)):
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            replace_text(Path(folder) / f"{prefix}{name}.json", text)
 
     def __len__(self) -> int:
         return len(self.names)

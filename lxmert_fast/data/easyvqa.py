@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lxmert_fast.data.aggregate import aggregate
 from lxmert_fast.data.answers import AnswerMap
+from lxmert_fast.data.json_writing import write_entries
 from lxmert_fast.data.vqa import Question
 from lxmert_fast.errors import InputError
 
@@ -80,33 +81,10 @@ def pretraining_entries(questions: Iterable[Question]) -> list[dict[str, Any]]:
     Raises:
         InputError: a question without label.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    for question in questions:
-        label = question.label
-        if label is None:
-            raise InputError(f"question {question.question_id!r} has no label, pre-training needs one")
-        empty: dict[str, Any] = {"img_id": question.image_id, "sentf": {"vqa": []}, "labelf": {"vqa": []}}
-        entry = entries.setdefault(question.image_id, empty)
-        entry["sentf"]["vqa"].append(question.sentence)
-        entry["labelf"]["vqa"].append(label)
-        if label:
-            best = max(label, key=label.__getitem__)
-            entry["sentf"].setdefault("statement", []).append(f"{question.sentence} {best}")
-    return list(entries.values())
-
-
-def write_entries(path: str | Path, entries: list[dict[str, Any]]) -> None:
-    """Write a list of entries as JSON, in one step: `path` never holds half a file.
-
-    Raises:
-        InputError: the file can't be written.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(entries, file, ensure_ascii=False, indent=1)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    questions = list(questions)
+    statements = (
+        (question.image_id, f"{question.sentence} {max(question.label, key=question.label.__getitem__)}")
+        for question in questions
+        if question.label
+    )
+    return aggregate({"vqa": questions}, {"statement": statements})

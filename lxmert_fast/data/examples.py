@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lxmert_fast.data.first_images import of_first_images
 from lxmert_fast.data.json_list import label_of, read_entries, shown, text_of
 from lxmert_fast.data.ragged import Ragged
 from lxmert_fast.data.regions import RegionStore
@@ -77,12 +78,16 @@ class Examples:
 
 
 def read_examples(
-    paths: Sequence[str | Path], store: RegionStore, text: TextEncoder, answers: SelectsAnswers
+    paths: Sequence[str | Path],
+    store: RegionStore,
+    text: TextEncoder,
+    answers: SelectsAnswers,
+    images_per_file: int | None = None,
 ) -> Examples:
     """Read aggregated JSON files against a region store, a vocabulary and an answer table.
 
     As in the original, images without regions are left out (their number is kept), nothing is deduplicated,
-    and answers outside the table are dropped.
+    and answers outside the table are dropped. `images_per_file` keeps the first so many images of each file.
 
     Raises:
         InputError: a file or an entry that is not in the format, or no example left.
@@ -95,7 +100,7 @@ def read_examples(
     label_ids, label_scores, label_ends = array("i"), array("f"), array("q", [0])
     dropped = 0
     for path in paths:
-        for entry in read_sentences(path):
+        for entry in of_first_images(read_sentences(path), images_per_file):
             if entry.image_id not in store:
                 dropped += 1
                 continue

@@ -22,8 +22,7 @@ from lxmert_fast.data.ragged import Ragged
 from lxmert_fast.data.region_writer import disk_error
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
-from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import file_digest, replace_file
 
 # to be raised when other examples are read from the same files, or are kept in another way
 _VERSION = 1
@@ -35,6 +34,7 @@ def read_examples_once(
     text: TextEncoder,
     answers: SelectsAnswers,
     folder: str | Path,
+    images_per_file: int | None = None,
 ) -> Examples:
     """`read_examples`, or the same from a file that an earlier call left in `folder`.
 
@@ -42,14 +42,14 @@ def read_examples_once(
     it has none, each reads. A file that is damaged is made anew.
 
     Args:
-        paths, store, text, answers: `read_examples`'.
+        paths, store, text, answers, images_per_file: `read_examples`'.
         folder: made where it is missing; about 53 bytes a sentence are written below it.
 
     Raises:
         InputError: what `read_examples` raises; a folder that can't be written.
     """
     folder = Path(folder)
-    path = folder / f"{_digest(paths, store, text, answers)}.npz"
+    path = folder / f"{_digest(paths, store, text, answers, images_per_file)}.npz"
     found = _load(path)
     if found:
         return found
@@ -62,7 +62,7 @@ def read_examples_once(
         found = _load(path)
         if found:
             return found
-        found = read_examples(paths, store, text, answers)
+        found = read_examples(paths, store, text, answers, images_per_file)
         try:
             replace_file(path, lambda beside: _save(beside, found))
         except OSError as error:
@@ -71,29 +71,23 @@ def read_examples_once(
 
 
 def _digest(
-    paths: Sequence[str | Path], store: RegionStore, text: TextEncoder, answers: SelectsAnswers
+    paths: Sequence[str | Path],
+    store: RegionStore,
+    text: TextEncoder,
+    answers: SelectsAnswers,
+    images_per_file: int | None,
 ) -> str:
     follows_from = [
         _VERSION,
         tokenizers.__version__,
         text.max_length,
-        [_content(path) for path in (text.vocabulary, *paths)],
+        [file_digest(path) for path in (text.vocabulary, *paths)],
         type(answers).__name__,
         answers.names,
         list(store.image_ids),
+        images_per_file,
     ]
     return hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()
-
-
-def _content(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    return digest.hexdigest()
 
 
 def _lock(until_written: ExitStack, path: Path) -> None:

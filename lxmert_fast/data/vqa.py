@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch, BatchKey
+from lxmert_fast.data.first_images import of_first_images
 from lxmert_fast.data.json_list import label_of, read_entries, shown, text_of
 from lxmert_fast.data.ragged import Ragged
 from lxmert_fast.data.regions import RegionStore
@@ -58,11 +59,7 @@ def iter_questions(path: str | Path) -> Iterator[Question]:
         InputError: a file or entry that is not in the format, a question id that occurs twice, labels on
             some questions and not on others.
     """
-    seen = SeenQuestions()
-    for place, entry in read_entries(path):
-        question = parse_question(place, entry)
-        seen.add(place, question)
-        yield question
+    return SeenQuestions().read(path)
 
 
 class SeenQuestions:
@@ -72,14 +69,20 @@ class SeenQuestions:
         self._entries: dict[int | str, str] = {}
         self._labelled: bool | None = None
 
+    def read(self, path: str | Path) -> Iterator[Question]:
+        """The questions of one of its files, like `iter_questions`."""
+        for place, entry in read_entries(path):
+            question = parse_question(place, entry)
+            self.add(place, question)
+            yield question
+
     def add(self, place: str, question: Question) -> None:
         """Raise `InputError` for an id that was there before, or a label where there was none, or none."""
         first = self._entries.setdefault(question.question_id, place)
         if first != place:
-            raise InputError(
-                f"{place}: question_id {question.question_id!r:.60} is also that of "
-                f"{first.rpartition(': ')[2]}"
-            )
+            file, _, entry = first.rpartition(": ")
+            other = entry if place.startswith(f"{file}: ") else first
+            raise InputError(f"{place}: question_id {question.question_id!r:.60} is also that of {other}")
         labelled = question.label is not None
         if self._labelled is not None and labelled != self._labelled:
             differs = "a label, others have none" if labelled else "no label, others have one"
@@ -107,37 +110,55 @@ def parse_question(place: str, entry: dict[str, Any]) -> Question:
     )
 
 
+def entry_of(question: Question) -> dict[str, Any]:
+    """The entry that `parse_question` reads; keys without content are left out."""
+    entry: dict[str, Any] = {
+        "question_id": question.question_id,
+        "img_id": question.image_id,
+        "sent": question.sentence,
+    }
+    if question.label is not None:
+        entry["label"] = question.label
+    kinds = {"answer_type": question.answer_type, "question_type": question.question_type}
+    return entry | {key: kind for key, kind in kinds.items() if kind}
+
+
 class VqaDataset(Dataset):
     """Questions about images; `dataset[BatchKey]` is a `Batch`.
 
     Args:
-        path: the question file.
+        paths: the question file, or several that make one data set.
         store: regions of its images.
         text: the model's vocabulary.
         answers: the model's answers.
         unknown_answers: an answer outside `answers` is an "error" (VQA's way) or left out ("ignore", GQA's).
         blind: zeros for regions, for the question-only model.
+        images_per_file: keep the questions of the first so many images of each file (`of_first_images`).
+        best_answer: labels are the class of the best answer, the first where there are several.
         trim: cut T to the longest question of the batch; padding is never a key, so answers stay the same.
 
     Inputs: input_ids, attention_mask (B, T), visual_feats (B, O, F), visual_pos (B, O, 4); where questions
     of the same tokens repeat in the batch, each once, (S, T), with text_index (B,), and where images repeat
     likewise (I, O, F), (I, O, 4) with image_index (B,); visual_attention_mask where box counts differ;
-    labels (B, A) float32 where the file has labels.
+    labels (B, A) float32 where the file has labels, or (B,) int64 with `best_answer`.
     Extras: "rows" (B,) int64 example numbers; "question_ids", "answer_types", "question_types" (B entries).
 
     Raises:
-        InputError: a file that is not in the format, an image without regions, an answer outside the map.
+        InputError: a file that is not in the format, a question that is in two of them, labels in some and
+            not in others, an image without regions, an answer outside the map.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        paths: str | Path | Sequence[str | Path],
         store: RegionStore,
         text: TextEncoder,
         answers: AnswerMap,
         *,
         unknown_answers: Literal["error", "ignore"] = "error",
         blind: bool = False,
+        images_per_file: int | None = None,
+        best_answer: bool = False,
         trim: bool = True,
     ) -> None:
         self.store = store
@@ -145,23 +166,27 @@ class VqaDataset(Dataset):
         self.answers = answers
         self.trim = trim
         self.blind = blind
+        self.best_answer = best_answer
         self.labelled = False
+        self.unknown = 0
+        """Answers outside the map that were left out."""
         self.question_ids: list[int | str] = []
         self.answer_types: list[str] = []
         self.question_types: list[str] = []
-        images, targets, scores, ends = array("q"), array("q"), array("f"), array("q", [0])
+        images, targets, scores, ends = ImageRows(store), array("q"), array("f"), array("q", [0])
         sentences: list[Ragged] = []
         waiting: list[str] = []
-        for question in iter_questions(path):
+        for path, question in _of_files(paths, images_per_file):
             self.labelled = question.label is not None
             self.question_ids.append(question.question_id)
             # a file has few kinds and many questions: one string object a kind
             self.answer_types.append(sys.intern(question.answer_type))
             self.question_types.append(sys.intern(question.question_type))
-            images.append(image_row(store, question, path))
+            images.add(question, path)
             label = question.label or {}
             if unknown_answers == "ignore":
                 selected = answers.select(label)
+                self.unknown += len(label) - len(selected)
             else:
                 selected = {answers.index(name, path, question.question_id): label[name] for name in label}
             targets.extend(selected)
@@ -174,7 +199,7 @@ class VqaDataset(Dataset):
         sentences.append(text.encode_ragged(waiting))
         self.sentences = Ragged.concatenate(sentences)
         self._first_asked = self.sentences.first_equal()
-        self.images = np.array(images, np.int64)
+        self.images = images.rows().astype(np.int64)
         self.targets = Ragged(np.array(targets, np.int64), np.array(ends, np.int64))
         self.scores = np.array(scores, np.float32)
 
@@ -191,7 +216,7 @@ class VqaDataset(Dataset):
             labels = np.zeros((len(rows), len(self.answers)), np.float32)
             pairs = np.repeat(np.arange(len(rows)), np.diff(offsets))
             labels[pairs, self.targets.values[places]] = self.scores[places]
-            inputs["labels"] = torch.from_numpy(labels)
+            inputs["labels"] = torch.from_numpy(labels.argmax(1) if self.best_answer else labels)
         question_ids = [self.question_ids[row] for row in rows]
         extras = {
             "rows": rows,
@@ -202,29 +227,11 @@ class VqaDataset(Dataset):
         return Batch(inputs, [str(question_id) for question_id in question_ids], extras)
 
     def _words(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        sentences, which = distinct(self._first_asked[rows])
-        width = int(self.sentences.lengths(sentences).max()) if self.trim else self.text.max_length
-        ids, real = self.sentences.padded(sentences, width, self.text.pad_id)
-        inputs = {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(real.astype(np.int64)),
-        }
-        if which is not None:
-            inputs["text_index"] = torch.from_numpy(which)
-        return inputs
+        width = None if self.trim else self.text.max_length
+        return shared_words(self.sentences, self._first_asked[rows], self.text, width)
 
     def _regions(self, images: np.ndarray) -> dict[str, torch.Tensor]:
-        images, which = distinct(images)
-        regions = self.store.read(images)
-        inputs = {
-            "visual_feats": torch.from_numpy(regions.features),
-            "visual_pos": torch.from_numpy(regions.boxes),
-        }
-        if which is not None:
-            inputs["image_index"] = torch.from_numpy(which)
-        if regions.mask is not None:
-            inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
-        return inputs
+        return shared_regions(self.store, images)
 
     def _darkness(self, pairs: int) -> dict[str, torch.Tensor]:
         """One region of zeros for all pairs: attention to many equal regions is attention to one."""
@@ -233,6 +240,16 @@ class VqaDataset(Dataset):
             "visual_pos": torch.zeros(1, 1, 4),
             "image_index": torch.zeros(pairs, dtype=torch.int64),
         }
+
+
+def _of_files(
+    paths: str | Path | Sequence[str | Path], images_per_file: int | None
+) -> Iterator[tuple[str | Path, Question]]:
+    """Every question with its file."""
+    seen = SeenQuestions()
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        for question in of_first_images(seen.read(path), images_per_file):
+            yield path, question
 
 
 @dataclass(frozen=True)
@@ -302,12 +319,63 @@ class VqaFolder:
         return found
 
 
-def image_row(store: RegionStore, question: Question, path: str | Path) -> int:
-    """The row of a question's image. Raises `InputError` naming file, question, image and region files."""
-    if question.image_id not in store:
-        stores = ", ".join(str(file) for file in store.paths)
-        raise InputError(
-            f"{path}: question {question.question_id!r:.60}: "
-            f"image {question.image_id!r:.60} is not in {stores}"
-        )
-    return store.row(question.image_id)
+class ImageRows:
+    """The rows of the questions' images, in four bytes a question; those without regions are counted."""
+
+    def __init__(self, store: RegionStore) -> None:
+        self._store = store
+        self._rows = array("i")
+        self._without: set[str] = set()
+        self._questions = 0
+        self._first = ""
+
+    def add(self, question: Question, path: str | Path) -> None:
+        """The next question, of this file."""
+        if question.image_id in self._store:
+            self._rows.append(self._store.row(question.image_id))
+            return
+        if not self._questions:
+            self._first = f"{path}: question {question.question_id!r:.60}: image {question.image_id!r:.60}"
+        self._questions += 1
+        self._without.add(question.image_id)
+
+    def rows(self) -> np.ndarray:
+        """(N,) int32. Raises `InputError` with the first question whose image has no regions, and how many
+        such questions and images there are."""
+        if self._questions:
+            stores = ", ".join(str(file) for file in self._store.paths)
+            raise InputError(
+                f"{self._first} is not in {stores} "
+                f"({self._questions:,} questions of {len(self._without):,} images are not)"
+            )
+        return np.array(self._rows, np.int32)
+
+
+def shared_words(
+    sentences: Ragged, which: np.ndarray, text: TextEncoder, width: int | None = None
+) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask (S, T) of the sentences that B pairs have, `which` (B,), each once, and
+    text_index (B,) where one repeats; `width` None is the longest."""
+    which, index = distinct(which)
+    width = int(sentences.lengths(which).max()) if width is None else width
+    ids, real = sentences.padded(which, width, text.pad_id)
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+    if index is not None:
+        inputs["text_index"] = torch.from_numpy(index)
+    return inputs
+
+
+def shared_regions(store: RegionStore, images: np.ndarray) -> dict[str, torch.Tensor]:
+    """visual_feats (I, O, F), visual_pos (I, O, 4) of the rows that B pairs have, `images` (B,), each once,
+    image_index (B,) where one repeats, visual_attention_mask (I, O) where box counts differ."""
+    images, index = distinct(images)
+    regions = store.read(images)
+    inputs = {
+        "visual_feats": torch.from_numpy(regions.features),
+        "visual_pos": torch.from_numpy(regions.boxes),
+    }
+    if index is not None:
+        inputs["image_index"] = torch.from_numpy(index)
+    if regions.mask is not None:
+        inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
+    return inputs

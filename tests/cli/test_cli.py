@@ -48,6 +48,9 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("data", "easyvqa"),
         ("checkpoint", "convert"),
         ("checkpoint", "weights"),
+        ("score", "vqa"),
+        ("score", "gqa"),
+        ("score", "labels"),
         ("launch",),
         ("plan",),
         ("doctor",),
@@ -69,7 +72,7 @@ def test_every_command_explains_itself(command):
 CASES = {
     "missing configuration": (("pretrain", "none.yaml"), "none.yaml: no such configuration file"),
     "unknown key": (("pretrain", "{config}", "run.sed=1"), "run.sed: unknown key"),
-    "settings of another task": (("finetune", "{config}", "task=vqa"), "data.train"),
+    "settings of another task": (("pretrain", "{config}", "task=vqa"), "task: "),
     "missing model": (("evaluate", "nowhere", "q.json", "--regions", "r.h5"), "nowhere"),
     "missing checkpoint": (("checkpoint", "convert", "nowhere.pth", "out"), "nowhere.pth"),
     "missing tsv": (("features", "convert", "none.tsv", "out.h5"), "none.tsv"),

@@ -18,6 +18,7 @@ from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import BatchKey, EpochBatches, make_loader
 from lxmert_fast.data.check import check_file, check_folder
 from lxmert_fast.data.examples import read_sentences
+from lxmert_fast.data.json_writing import write_entries
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import SPECIAL_TOKENS, TextEncoder
 from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
@@ -296,7 +297,7 @@ def test_easy_vqa(easy: tuple[VqaFolder, dict[str, Path]]) -> None:
 def test_pretraining_entries(easy: tuple[VqaFolder, dict[str, Path]], tmp_path: Path) -> None:
     train = read_questions(easy[0].train)
     path = tmp_path / "pretraining.json"
-    easyvqa.write_entries(path, easyvqa.pretraining_entries(train))
+    write_entries(path, easyvqa.pretraining_entries(train))
     entries = list(read_sentences(path))
     assert len(entries) == len({question.image_id for question in train})
     assert sum(len(entry.sentences["vqa"]) for entry in entries) == len(train)
