@@ -19,6 +19,7 @@ from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_text, writing
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.metrics.nlvr import NlvrScores, score
+from lxmert_fast.metrics.prediction_files import prepare_output
 
 from .engine import pick_device
 from .ranks import Ranks
@@ -96,11 +97,11 @@ def predict_pairs(
     Raises:
         InputError: a file is missing or wrong, or `out` can't be written.
     """
+    prepare_output(out)
     loaded = _load(model_folder, device, compiled, int8)
     dataset, true = _judge_files(loaded, pairs, regions, batch_size, workers, scored=False)
     lines = (f"{name},{bool(one)}\n" for name, one in zip(dataset.identifiers, true, strict=True))
     with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
         replace_text(out, "".join(lines))
     return len(dataset)
 

@@ -26,12 +26,9 @@ from .image_pairs import PairTask
 from .loop import fit
 from .new_model import config_for, load_backbone, new_model, open_regions, read_answers
 from .same import digest, digest_of_regions
-from .settings import FinetuneSettings, VqaData
+from .settings import IMAGES_PER_FILE, FinetuneSettings, VqaData
 from .shares import Counts
 from .task import Task
-
-IMAGES_PER_FILE = {"tiny": 512, "fast": 5000, "full": None}
-"""By `data.subset` (reference 4)."""
 
 
 def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:

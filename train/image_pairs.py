@@ -23,12 +23,9 @@ from .engine import Engine
 from .evaluate_pairs import judge_pairs
 from .new_model import config_for, load_backbone, new_model, open_regions
 from .same import digest, digest_of_regions
-from .settings import FinetuneSettings, Nlvr2Data
+from .settings import IMAGES_PER_FILE, FinetuneSettings, Nlvr2Data
 from .shares import Counts
 from .task import Task
-
-IMAGES_PER_FILE = {"tiny": 512, "fast": 5000, "full": None}
-"""By `data.subset` (reference 4)."""
 
 
 class PairTask(Task):

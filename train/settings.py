@@ -35,6 +35,8 @@ Files = Annotated[
 Subset = Literal["tiny", "fast", "full"]
 """All of the data, or what is said about the first images of every file: 512 or 5,000 of them (pre-training:
 500 or 5,000), to try a recipe out. The files, not the region store, say which images are first."""
+IMAGES_PER_FILE = {"tiny": 512, "fast": 5000, "full": None}
+"""Of a `Subset` in fine-tuning (reference 4)."""
 
 
 class Section(BaseModel):

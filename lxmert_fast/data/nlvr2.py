@@ -24,6 +24,7 @@ from lxmert_fast.data.json_list import read_entries, shown, text_of
 from lxmert_fast.data.official.statements import NLVR2
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
+from lxmert_fast.data.vqa import shared_regions, shared_words
 from lxmert_fast.errors import InputError
 
 
@@ -109,7 +110,8 @@ class Nlvr2Dataset(Dataset):
         images_per_file: keep the sentences about the first so many images that a file names; None for all.
         trim: cut T to the longest sentence of the batch; padding is never a key, so answers stay the same.
 
-    Inputs: input_ids, attention_mask (S, T) of the S distinct sentences of the batch, text_index (B,);
+    Inputs: input_ids, attention_mask (S, T) of the S distinct sentences of the batch, text_index (B,) where
+    one repeats;
     visual_feats (I, O, F), visual_pos (I, O, 4) of its I distinct images, image_index (B, 2);
     visual_attention_mask (I, O) where box counts differ; labels (B,) int64 where the files have labels.
     Extras: "rows" (B,) int64 example numbers.
@@ -169,24 +171,14 @@ class Nlvr2Dataset(Dataset):
 
     def __getitem__(self, key: BatchKey) -> Batch:
         rows = key.rows
-        texts, text_index = np.unique(self.texts[rows], return_inverse=True)
-        width = int(self.sentences.lengths(texts).max()) if self.trim else self.text.max_length
-        ids, real = self.sentences.padded(texts, width, self.text.pad_id)
-        images, image_index = np.unique(self.images[rows].ravel(), return_inverse=True)
-        regions = self.store.read(images)
-        arrays = {
-            "input_ids": ids,
-            "attention_mask": real.astype(np.int64),
-            "text_index": text_index,
-            "visual_feats": regions.features,
-            "visual_pos": regions.boxes,
-            "image_index": image_index.reshape(-1, 2),
-        }
-        if regions.mask is not None:
-            arrays["visual_attention_mask"] = regions.mask
+        width = None if self.trim else self.text.max_length
+        inputs = shared_words(self.sentences, self.texts[rows], self.text, width)
+        inputs |= shared_regions(self.store, self.images[rows].ravel())
+        # where no image repeats they stand in the order of the pairs
+        index = inputs.get("image_index", torch.arange(2 * len(rows)))
+        inputs["image_index"] = index.view(-1, 2)
         if self.labels is not None:
-            arrays["labels"] = self.labels[rows]
-        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            inputs["labels"] = torch.from_numpy(self.labels[rows])
         return Batch(inputs, [self.identifiers[row] for row in rows], {"rows": rows})
 
 

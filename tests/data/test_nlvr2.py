@@ -51,6 +51,7 @@ def test_sentences_and_images_stand_once(folder: Path) -> None:
     assert inputs["text_index"].tolist() == [1, 0, 0, 1]
     assert torch.equal(inputs["image_index"][0], inputs["image_index"][2])
     assert torch.equal(inputs["image_index"][1], inputs["image_index"][3])
+    assert dataset(folder)[key(4, 1)].inputs["image_index"].tolist() == [[0, 1], [2, 3]]
     assert inputs["labels"].tolist() == [ENTRIES[row]["label"] for row in (5, 0, 1, 4)]
     assert inputs["labels"].dtype is torch.int64
     assert found.example_ids == [ENTRIES[row]["identifier"] for row in (5, 0, 1, 4)]

@@ -30,7 +30,13 @@ from lxmert_fast.models import LxmertForImagePairs, LxmertForPreTraining
 from lxmert_fast.train.evaluate_pairs import judge_pairs
 from lxmert_fast.train.finetuning import finetune
 from lxmert_fast.train.image_pairs import PairTask
-from lxmert_fast.train.settings import FinetuneSettings, Nlvr2Data, check_settings, load_settings
+from lxmert_fast.train.settings import (
+    IMAGES_PER_FILE,
+    FinetuneSettings,
+    Nlvr2Data,
+    check_settings,
+    load_settings,
+)
 
 SIZES = {
     "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128,
@@ -188,9 +194,7 @@ def _keys(task: PairTask) -> Any:
 
 def test_subsets_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four images; a real tiny is 512."""
-    from lxmert_fast.train import image_pairs
-
-    monkeypatch.setitem(image_pairs.IMAGES_PER_FILE, "tiny", 4)
+    monkeypatch.setitem(IMAGES_PER_FILE, "tiny", 4)
     task = PairTask(settings(folder, tmp_path, data={"subset": "tiny"}))
     assert (task.num_examples(), task.train.left_out) == (4, 44)
     assert task.notes == [
@@ -246,6 +250,7 @@ def test_training_wants_labels_and_evaluation_too(run: Path, folder: Path, tmp_p
     assert "no labels, nothing can be scored" in str(call("evaluate", run / "last", hidden, *store).exception)
     assert call("predict", run / "last", hidden, tmp_path / "p.csv", *store).exit_code == 0
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 8
+    assert "is a folder" in str(call("predict", run / "last", hidden, tmp_path, *store).exception)
 
 
 def test_folders_that_are_none(run: Path, tmp_path: Path) -> None:
