@@ -21,6 +21,10 @@ from .kernels.configs import WrongVariable, check_environment
 CRASHED = 70
 """Exit code of a rank that ended with a traceback: unlike 1 and 2, worth another start."""
 
+ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+"""oneDNN keeps its last 1,024 products, each with its scratch memory. Packed batches hardly ever have the same
+number of tokens twice, so on a CPU that is gigabytes for nothing; one update of LXMERT has some fifty."""
+
 app = typer.Typer(
     name="lxmert-fast",
     help="LXMERT rebuilt for speed: convert features, pre-train, fine-tune, evaluate, answer.",
@@ -261,6 +265,7 @@ def main() -> None:
     So is what the machine refuses: a folder that may not be written, a full disk. A run that diverged leaves
     with 1, one that lost another rank with 3.
     """
+    os.environ.setdefault(*ONEDNN_CACHE)
     try:
         check_environment()
         app()

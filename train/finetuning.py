@@ -142,6 +142,10 @@ class AnswerTask(Task):
             )
         else:
             load_backbone(model, state, source)
+            self.notes.append(
+                f"answers: 0 of {len(self.answers):,} rows from {source}: it has no {LABEL2ANS}, "
+                "nor is there a model.start_answers"
+            )
         return model
 
     def num_examples(self) -> int:

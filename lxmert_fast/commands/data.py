@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Questions and sentences: export easy-vqa, learn a vocabulary, build pre-training files, check.",
+    help="Questions and sentences: convert official downloads, export easy-vqa, learn a vocabulary, build "
+    "pre-training files, check.",
     no_args_is_help=True,
 )
 

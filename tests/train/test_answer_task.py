@@ -136,6 +136,14 @@ def test_rows_of_a_pretrained_folder_are_counted(files: Files) -> None:
     assert task.notes[-1] == f"answers: 2 of 4 rows from {source}, zeroed: 'a1', 'a3'"
 
 
+def test_a_model_without_a_list_of_answers(files: Files) -> None:
+    """Its answer rows can't be told apart: they start anew, and the run says so."""
+    source = files.pretrained(["a2", "a0", "b"])
+    (source / "label2ans.json").unlink()
+    note = AnswerTask(files.settings(model={"start_from": source})).notes[-1]
+    assert note.startswith(f"answers: 0 of 4 rows from {source}: it has no label2ans.json")
+
+
 @pytest.mark.parametrize(
     ("name", "copied", "zeroed"),
     [
