@@ -14,6 +14,7 @@ ORDER = [
     "test_training.py",
     "test_data.py",
     "test_loader.py",
+    "test_evaluation.py",
     "test_sizes.py",
     "test_scale.py",
 ]

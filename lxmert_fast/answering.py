@@ -20,7 +20,8 @@ from .data.regions import Regions, RegionStore
 from .data.text import TextEncoder
 from .errors import InputError
 from .inputs import check_fits
-from .models import LxmertForQuestionAnswering
+from .models import LxmertForImagePairs, LxmertForQuestionAnswering
+from .weight_files import read_config
 
 VOCABULARY = "vocab.txt"
 LABEL2ANS = "label2ans.json"
@@ -129,15 +130,21 @@ def save_model_folder(
 ) -> None:
     """Write a model with its vocabulary and its answers, so that the folder is all that is needed later.
 
-    `weights` by name stand for the model's own, which may be in half precision or in pieces on many ranks.
+    Args:
+        answers: none for a model of image pairs.
+        weights: by name; they stand for the model's own, which may be in half precision or in pieces on many
+            ranks.
     """
+    model.config.text_length = text.max_length
     model.save_pretrained(folder, state_dict=weights)
     shutil.copyfile(text.vocabulary, folder / VOCABULARY)
-    AnswerMap(answers).save(folder)
+    if answers:
+        AnswerMap(answers).save(folder)
 
 
 def describe_model(model: PreTrainedModel, text: TextEncoder, answers: Sequence[str]) -> dict[str, Any]:
     """What beside its weights makes a model folder, in plain values: class, config, vocabulary, answers."""
+    model.config.text_length = text.max_length
     return {
         "class": type(model).__name__,
         "config": json.loads(model.config.to_json_string(use_diff=False)),
@@ -152,11 +159,29 @@ def open_model_folder(folder: Path) -> tuple[LxmertForQuestionAnswering, TextEnc
     Raises:
         InputError: a folder or a file in it is missing or does not fit.
     """
-    for name in (VOCABULARY, LABEL2ANS):
+    model, text = _open(folder, LxmertForQuestionAnswering, (VOCABULARY, LABEL2ANS))
+    return model, text, AnswerMap.from_files(None, folder / LABEL2ANS)
+
+
+def open_pair_folder(folder: Path) -> tuple[LxmertForImagePairs, TextEncoder]:
+    """Read what `save_model_folder` wrote for a model of image pairs; raises like `open_model_folder`."""
+    return _open(folder, LxmertForImagePairs, (VOCABULARY,))
+
+
+def is_pair_folder(folder: Path) -> bool:
+    """Whether `config.json` says that a folder holds a model of image pairs; False where there is none."""
+    if not (folder / "config.json").is_file():
+        return False
+    return LxmertForImagePairs.__name__ in (read_config(folder).architectures or ())
+
+
+def _open(folder: Path, model_class: type[PreTrainedModel], files: Sequence[str]) -> tuple[Any, TextEncoder]:
+    for name in files:
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder}: no {name} in it, wanted a model folder as `lxmert-fast finetune` writes it"
             )
-    model = load_model(folder, LxmertForQuestionAnswering)
-    answers = AnswerMap.from_files(None, folder / LABEL2ANS)
-    return model, TextEncoder(folder / VOCABULARY), answers
+    model = load_model(folder, model_class)
+    # folders of before the length was written down
+    length = getattr(model.config, "text_length", TextEncoder.DEFAULT_LENGTH)
+    return model, TextEncoder(folder / VOCABULARY, length)

@@ -16,10 +16,14 @@ def batch_sizes(inputs: Mapping[str, Any], *, shared: bool = True) -> BatchSizes
     """What the exact execution plan computes of a batch whose tensors lie on the host.
 
     Args:
-        inputs: keyword arguments of pre-training, or of question answering, whose every pair is answered.
+        inputs: keyword arguments of pre-training, or of question answering, whose every pair is answered. A
+            sentence about two images (image_index (B, 2)) is two pairs, each with its half of the head.
         shared: texts and images of several pairs are computed once; False for `share_in_training = False`.
     """
     text_index, image_index = inputs.get("text_index"), inputs.get("image_index")
+    if image_index is not None and image_index.dim() == 2:
+        sentences = torch.arange(len(image_index)) if text_index is None else text_index
+        text_index, image_index = sentences.repeat_interleave(2), image_index.flatten()
     lengths = _kept(inputs.get("attention_mask"), inputs["input_ids"])
     regions = _kept(inputs.get("visual_attention_mask"), inputs["visual_feats"])
     text_of_pair = lengths if text_index is None else lengths[text_index]

@@ -7,11 +7,11 @@ import sys
 import traceback
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from .commands import bench, checkpoint, data, features, official, score
+from .commands import bench, checkpoint, data, features, nlvr2, official, score, score_nlvr
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.explain import explain
@@ -42,6 +42,9 @@ data.app.add_typer(official.app)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 app.add_typer(score.app, name="score")
+data.app.command("nlvr2")(nlvr2.nlvr2)
+score.app.command("nlvr2")(score_nlvr.nlvr2)
+score.app.command("nlvr")(score_nlvr.nlvr)
 app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("doctor")(doctor)
@@ -74,6 +77,11 @@ RegionFiles = Annotated[list[Path], typer.Option("--regions", help="Region store
 BatchSize = Annotated[int, typer.Option(help="Questions in one forward pass.", min=1)]
 Compile = Annotated[bool, typer.Option("--compile", help="Run the encoders through torch.compile.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit products on the CPU: faster, not exact.")]
+Workers = Annotated[int, typer.Option(help="Processes that read ahead of the model.", min=0)]
+Format = Annotated[
+    Literal["vqa", "gqa"],
+    typer.Option("--format", help="vqa: answer and question_id; gqa: prediction and questionId, a string."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -88,7 +96,7 @@ def pretrain(config: Config = None, overrides: Overrides = None, on_top: OnTop =
 
 @app.command()
 def finetune(config: Config = None, overrides: Overrides = None, on_top: OnTop = None) -> None:
-    """Fine-tune on a question-answering data set; run it again to go on after an interruption."""
+    """Fine-tune on a question-answering data set or NLVR2; run it again to go on after an interruption."""
     from .train.finetuning import finetune as run
     from .train.settings import FinetuneSettings, load_settings
 
@@ -142,14 +150,35 @@ def evaluate(
     device: Device = "auto",
     compiled: Compile = False,
     int8: Int8 = False,
+    workers: Workers = 1,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Also write the answers here, as `predict` does.")
+    ] = None,
+    form: Format = "vqa",
 ) -> None:
-    """Score a fine-tuned model on labelled questions, by answer type and question type."""
-    from .train.evaluate import evaluate_files, score_table
+    """Score a fine-tuned model on labelled questions, by answer type and question type.
 
-    scores = evaluate_files(
-        model, questions, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
-    )
-    _console().print(score_table(scores))
+    The score is the label's of each answer, as the original reports it; `score vqa` has the official one.
+    A model of NLVR2 is scored on the list that `lxmert-fast data nlvr2` writes: accuracy and consistency.
+    """
+    from .answering import is_pair_folder
+
+    how = _how(batch_size, device, compiled, int8, workers)
+    if is_pair_folder(model):
+        from .metrics.nlvr import score_table as pair_table
+        from .train.evaluate_pairs import evaluate_pairs
+
+        if predictions is not None:
+            raise InputError(f"{predictions}: evaluate writes none of a model of image pairs, predict does")
+        _console().print(pair_table(evaluate_pairs(model, questions, regions, **how)))
+        return
+    from .metrics.scores import score_table
+    from .train.evaluate import evaluate_files
+
+    found = evaluate_files(model, questions, regions, predictions=predictions, form=form, **how)
+    _console().print(score_table(found.scores))
+    if found.unknown:
+        typer.echo(f"{found.unknown:,} answers of the labels are not among the model's, so never given")
 
 
 @app.command()
@@ -162,14 +191,27 @@ def predict(
     device: Device = "auto",
     compiled: Compile = False,
     int8: Int8 = False,
+    workers: Workers = 1,
+    form: Format = "vqa",
 ) -> None:
-    """Answer questions, labelled or not, and write [{"answer", "question_id"}, ...]."""
-    from .train.evaluate import predict_files
+    """Answer questions, labelled or not, into the file that the task's evaluation server takes.
 
-    count = predict_files(
-        model, questions, out, regions, batch_size=batch_size, device=device, compiled=compiled, int8=int8
-    )
-    typer.echo(f"{count} answers written to {out}")
+    Run it again after an interruption and it goes on. The original calls the file minival_predict.json or
+    test_predict.json (VQA), testdev_predict.json or submit_predict.json (GQA). A model of NLVR2 writes the
+    lines that its official script reads: IDENTIFIER,True or IDENTIFIER,False.
+    """
+    from .answering import is_pair_folder
+
+    how = _how(batch_size, device, compiled, int8, workers)
+    if is_pair_folder(model):
+        from .train.evaluate_pairs import predict_pairs
+
+        count, kind = predict_pairs(model, questions, out, regions, **how), "NLVR2"
+    else:
+        from .train.predict import predict_files
+
+        count, kind = predict_files(model, questions, out, regions, form=form, **how), form.upper()
+    typer.echo(f"{count:,} answers written to {out}, {kind} format")
 
 
 def _files(command: str, config: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
@@ -178,6 +220,17 @@ def _files(command: str, config: str | None, overrides: list[str] | None) -> tup
     if words and ("=" not in words[0] or Path(words[0]).is_file()):
         return words[0], words[1:]
     return command, words
+
+
+def _how(batch_size: int, device: str, compiled: bool, int8: bool, workers: int) -> dict[str, Any]:
+    """The options that every model is run with."""
+    return {
+        "batch_size": batch_size,
+        "device": device,
+        "compiled": compiled,
+        "int8": int8,
+        "workers": workers,
+    }
 
 
 def _console():  # type: ignore[no-untyped-def]

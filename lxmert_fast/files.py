@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -62,6 +63,38 @@ def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: cannot be written ({reason})") from None
+
+
+def lock(fd: int, path: Path) -> None:
+    """An advisory lock that dies with the process; platforms without one go without.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{path}: another process is writing this file") from error
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -35,11 +35,13 @@ from lxmert_fast.data.grid import grid_regions, pictures_in
 from lxmert_fast.data.text import learn_vocabulary
 from lxmert_fast.data.vqa import Question, VqaFolder, read_questions
 from lxmert_fast.errors import InputError
+from lxmert_fast.metrics.scores import Scores
 
 from .config_files import CONFIGS
-from .evaluate import Answers, Scores, evaluate_files, predict_files, score_answers
+from .evaluate import Answers, evaluate_files, score_answers
 from .figures import Look, plot_attention, plot_losses
 from .finetuning import finetune
+from .predict import predict_files
 from .pretraining import pretrain
 from .settings import FinetuneSettings, PretrainSettings, load_settings
 
@@ -100,9 +102,9 @@ def run_demo(output: Path, data: Path | None = None) -> dict[str, Any]:
     with stage("test"):
         test, regions = folder.test, [folder.regions]
         columns = {
-            "lxmert": evaluate_files(output / "finetuned/best", test, regions),
-            "no pre-training": evaluate_files(output / "scratch/best", test, regions),
-            "question only": evaluate_files(output / "blind/best", test, regions, blind=True),
+            "lxmert": evaluate_files(output / "finetuned/best", test, regions).scores,
+            "no pre-training": evaluate_files(output / "scratch/best", test, regions).scores,
+            "question only": evaluate_files(output / "blind/best", test, regions, blind=True).scores,
             "majority answer": _majority(folder),
         }
         predict_files(output / "finetuned/best", test, output / "predictions.json", regions)

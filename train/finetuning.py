@@ -1,4 +1,4 @@
-"""Fine-tuning on questions with a list of answers (section 4; reference 4)."""
+"""Fine-tuning, and its task on questions with a list of answers (section 4; reference 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LxmertConfig
 
 from lxmert_fast.answering import LABEL2ANS, describe_model, save_model_folder
-from lxmert_fast.checkpoint import load_answer_rows, load_into, load_model
+from lxmert_fast.checkpoint import load_answer_rows, load_model
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.batches import Batch
 from lxmert_fast.data.sharing import Runs
@@ -22,15 +22,13 @@ from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import Engine
 from .evaluate import answer_questions, score_answers
+from .image_pairs import PairTask
 from .loop import fit
-from .new_model import config_for, new_model, open_regions, read_answers
+from .new_model import config_for, load_backbone, new_model, open_regions, read_answers
 from .same import digest, digest_of_regions
-from .settings import FinetuneSettings, VqaData
+from .settings import IMAGES_PER_FILE, FinetuneSettings, VqaData
 from .shares import Counts
 from .task import Task
-
-IMAGES_PER_FILE = {"tiny": 512, "fast": 5000, "full": None}
-"""By `data.subset` (reference 4)."""
 
 
 def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
@@ -42,8 +40,9 @@ def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
+    task = PairTask(settings) if settings.task == "nlvr2" else AnswerTask(settings)
     recorded = {"settings": settings.model_dump(mode="json")}
-    return fit(AnswerTask(settings), settings.optimisation, settings.run, **recorded | options)
+    return fit(task, settings.optimisation, settings.run, **recorded | options)
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ class AnswerTask(Task):
 
     def __init__(self, settings: FinetuneSettings) -> None:
         data = settings.data
+        assert isinstance(data, VqaData)
         files = VqaFiles.of(data)
         self.text = TextEncoder(files.vocabulary, data.max_length)
         self.store = open_regions(files.regions, settings.run)
@@ -142,8 +142,7 @@ class AnswerTask(Task):
                 + (f" and {len(rows.zeroed) - 8:,} more" if len(rows.zeroed) > 8 else "")
             )
         else:
-            backbone = {name: value for name, value in state.items() if name.startswith("lxmert.")}
-            load_into(model, backbone, allow_partial=True, source=source)
+            load_backbone(model, state, source)
             self.notes.append(
                 f"answers: 0 of {len(self.answers):,} rows from {source}: it has no {LABEL2ANS}, "
                 "nor is there a model.start_answers"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from transformers import LxmertConfig, PreTrainedModel
 
 from lxmert_fast.bert import load_bert
@@ -15,6 +16,7 @@ from lxmert_fast.data.json_list import read_json
 from lxmert_fast.data.node_local import copy_to_node
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
+from lxmert_fast.loading import load_into
 
 from .settings import ModelSettings, RunSettings
 
@@ -71,3 +73,13 @@ def new_model(
     if settings.bert is not None:
         load_bert(model, settings.bert, text)
     return model
+
+
+def load_backbone(model: PreTrainedModel, state: Mapping[str, Tensor], source: Path) -> None:
+    """The pre-trained encoders into a task's model, whose head stays new: the original's `--loadLXMERT`.
+
+    Raises:
+        InputError: fewer than half of the encoders' entries match.
+    """
+    backbone = {name: value for name, value in state.items() if name.startswith("lxmert.")}
+    load_into(model, backbone, allow_partial=True, source=source)

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from lxmert_fast.errors import InputError
 
@@ -26,6 +35,8 @@ Files = Annotated[
 Subset = Literal["tiny", "fast", "full"]
 """All of the data, or what is said about the first images of every file: 512 or 5,000 of them (pre-training:
 500 or 5,000), to try a recipe out. The files, not the region store, say which images are first."""
+IMAGES_PER_FILE = {"tiny": 512, "fast": 5000, "full": None}
+"""Of a `Subset` in fine-tuning (reference 4)."""
 
 
 class Section(BaseModel):
@@ -216,6 +227,20 @@ class VqaData(Section):
         return self
 
 
+class Nlvr2Data(Section):
+    """Files of NLVR2, as `lxmert-fast data nlvr2` writes them."""
+
+    train: Annotated[Files, Field(min_length=1)]
+    valid: Files = []
+    regions: Annotated[Files, Field(min_length=1)]
+    vocabulary: Path
+    subset: Subset = "full"
+    max_length: Annotated[int, Field(ge=3)] = 20
+    pairs_per_sentence: Count = 1
+    """Pairs of images of a sentence that stand in a training batch together, at most, so that it is read and
+    encoded once for them. 1 draws every pair on its own, as the original does."""
+
+
 class PretrainSettings(Section):
     """`lxmert-fast pretrain`."""
 
@@ -234,11 +259,17 @@ class FinetuneSettings(Section):
     """Cross entropy of every answer's soft score, or of the best answer alone (GQA's `--mceLoss`) times the
     number of answers."""
     model: ModelSettings = ModelSettings()
-    data: VqaData
+    data: VqaData | Nlvr2Data
     optimisation: OptimisationSettings = OptimisationSettings(
         lr=5e-5, warmup=0.1, clip=5.0, epochs=4, batch_size=32
     )
     run: RunSettings
+
+    @field_validator("data", mode="plain")
+    @classmethod
+    def _of_the_task(cls, value: Any, info: ValidationInfo) -> VqaData | Nlvr2Data:
+        # a union would tell of both sections where one key is wrong
+        return (Nlvr2Data if info.data.get("task") == "nlvr2" else VqaData).model_validate(value)
 
 
 S = TypeVar("S", bound=Section)

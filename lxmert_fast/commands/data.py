@@ -98,7 +98,7 @@ def pretraining(
 def check(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A data-set folder, or a question or pre-training file."),
+        typer.Argument(metavar="PATH", help="A data-set folder, or a question, pre-training or NLVR2 file."),
     ],
     regions: Annotated[
         list[Path] | None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.examples import parse_sentences
 from lxmert_fast.data.json_list import read_entries
+from lxmert_fast.data.nlvr2 import SeenPairs, parse_pair
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import SeenQuestions, VqaFolder, parse_question
@@ -20,7 +21,7 @@ Faults = Iterator[str | None]
 def check_file(
     path: str | Path, *, images: Container[str] | None = None, answers: AnswerMap | None = None
 ) -> Faults:
-    """Check a file of questions or of aggregated sentences; its first entry tells which it is.
+    """Check a file of questions, aggregated sentences or image pairs; its first entry tells which it is.
 
     Args:
         images: image ids that there are; None does not check.
@@ -30,7 +31,10 @@ def check_file(
     try:
         for place, entry in read_entries(path):
             if check is None:
-                check = _Questions(images, answers) if "sentf" not in entry else _Sentences(images)
+                if "img0" in entry:
+                    check = _Pairs(images)
+                else:
+                    check = _Questions(images, answers) if "sentf" not in entry else _Sentences(images)
             try:
                 check(place, entry)
                 yield None
@@ -96,6 +100,18 @@ class _Sentences:
 
     def __call__(self, place: str, entry: dict) -> None:
         _require_image(place, parse_sentences(place, entry).image_id, self.images)
+
+
+class _Pairs:
+    def __init__(self, images: Container[str] | None) -> None:
+        self.images = images
+        self.seen = SeenPairs()
+
+    def __call__(self, place: str, entry: dict) -> None:
+        pair = parse_pair(place, entry)
+        self.seen.add(place, pair)
+        for image_id in pair.image_ids:
+            _require_image(f"{place} ({pair.identifier:.60})", image_id, self.images)
 
 
 def _require_image(place: str, image_id: str, images: Container[str] | None) -> None:

@@ -22,8 +22,7 @@ from lxmert_fast.data.ragged import Ragged
 from lxmert_fast.data.region_writer import disk_error
 from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.text import TextEncoder
-from lxmert_fast.errors import InputError
-from lxmert_fast.files import replace_file
+from lxmert_fast.files import file_digest, replace_file
 
 # to be raised when other examples are read from the same files, or are kept in another way
 _VERSION = 1
@@ -82,24 +81,13 @@ def _digest(
         _VERSION,
         tokenizers.__version__,
         text.max_length,
-        [_content(path) for path in (text.vocabulary, *paths)],
+        [file_digest(path) for path in (text.vocabulary, *paths)],
         type(answers).__name__,
         answers.names,
         list(store.image_ids),
         images_per_file,
     ]
     return hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()
-
-
-def _content(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    return digest.hexdigest()
 
 
 def _lock(until_written: ExitStack, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, cast
 
 from lxmert_fast.errors import InputError
 
@@ -39,10 +41,29 @@ def read_entries(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises `InputError` like `read_json`, for a file that is not a list of objects, and for an empty list.
     """
+    return ((place, entry) for place, entry, _ in read_entries_at(path))
+
+
+def read_entries_at(path: str | Path) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """`read_entries`, each with the byte of the file at which it begins (`decode_entry` reads it there)."""
     with _opened(path) as file:
         text = _Window(file)
         yield from _list(text, str(path))
         text.end(str(path))
+
+
+def decode_entry(content: bytes, place: str) -> dict[str, Any]:
+    """The object that begins `content`, bytes of a file from where `read_entries_at` found it.
+
+    Raises `InputError` where the file holds something else by now.
+    """
+    try:
+        entry, _ = _decoder.raw_decode(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: changed while it was read: {error}") from None
+    if not isinstance(entry, dict):
+        raise InputError(f"{place}: changed while it was read: found {shown(entry)}, wanted an object")
+    return entry
 
 
 def read_members(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -70,7 +91,7 @@ def read_list_in(path: str | Path, key: str) -> Iterator[tuple[str, dict[str, An
             place = f"{path}: {ascii(name)[:60]}"
             if name == key:
                 found = True
-                yield from _list(text, f"{path}: {key}")
+                yield from ((place, entry) for place, entry, _ in _list(text, f"{path}: {key}"))
             else:
                 text.decode(place)
         text.end(str(path))
@@ -78,10 +99,12 @@ def read_list_in(path: str | Path, key: str) -> Iterator[tuple[str, dict[str, An
         raise InputError(f"{path}: no {key!r} in it, wanted the list of them")
 
 
-def _list(text: _Window, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _list(text: _Window, place: str) -> Iterator[tuple[str, dict[str, Any], int]]:
     for index in _parts(text, place, "[]", "a list of objects"):
         where = f"{place}: entry {index}"
-        yield where, _object(text, where)
+        text.peek()
+        start = text.byte()
+        yield where, _object(text, where), start
 
 
 def _keys(text: _Window, place: str) -> Iterator[str]:
@@ -171,12 +194,22 @@ def label_of(value: Any, place: str, key: str) -> dict[str, float]:
 class _Window:
     """The part of a file that is being decoded: `text` from `at` on."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIOWrapper) -> None:
         self._file = file
         self._passed = 0
+        # the decoder swallows a byte order mark
+        start = cast(BufferedReader, file.buffer).peek(len(codecs.BOM_UTF8))
+        self._bytes = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
+        self._counted = 0
         self._ended = False
         self.text = ""
         self.at = 0
+
+    def byte(self) -> int:
+        """Where in the file `at` is, in bytes."""
+        self._bytes += len(self.text[self._counted : self.at].encode())
+        self._counted = self.at
+        return self._bytes
 
     def peek(self) -> str:
         """The next character that is not blank, left where it is; "" at the end of the file."""
@@ -223,6 +256,8 @@ class _Window:
 
     def _more(self) -> bool:
         """Read on. What is left at least doubles, so decoding it again costs no more than reading it."""
+        self.byte()
+        self._counted = 0
         left = self.text[self.at :]
         piece = self._file.read(max(_PIECE, len(left)))
         self._passed += self.at
@@ -232,7 +267,7 @@ class _Window:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[TextIO]:
+def _opened(path: str | Path) -> Iterator[TextIOWrapper]:
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             yield file

@@ -86,7 +86,7 @@ def read_training(folder: Path) -> Split:
         if identifier in scenes:
             raise InputError(f"{place}: scene {identifier!r:.40} occurs twice")
         scenes[identifier] = Scene(identifier, _boxes(row[3], f"{place}: boxes", _numbered_object))
-    sentences = _sentences(folder / "train_sentences.json")
+    sentences = read_sentences(folder / "train_sentences.json")
     examples: dict[str, Example] = {}
     for place, row in read_json_lines(folder / "train_pairs.jsonl"):
         if not isinstance(row, list) or len(row) != 3:
@@ -106,7 +106,12 @@ def read_training(folder: Path) -> Split:
     return Split(scenes, list(examples.values()))
 
 
-def _sentences(path: Path) -> dict[str, str]:
+def read_sentences(path: Path) -> dict[str, str]:
+    """`train_sentences.json`: sentence id to sentence.
+
+    Raises:
+        InputError: a file that is not in the format.
+    """
     table = read_json(path)
     if not isinstance(table, dict) or not table:
         raise InputError(f'{path}: found {shown(table)}, wanted {{sentence id: {{"sentence": ...}}}}')

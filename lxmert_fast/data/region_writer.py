@@ -30,7 +30,7 @@ from lxmert_fast.data.region_format import (
     checksum,
 )
 from lxmert_fast.errors import InputError
-from lxmert_fast.files import sync
+from lxmert_fast.files import lock, sync
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 #: HDF5's own records: a few kilobytes in practice.
@@ -151,7 +151,7 @@ class RegionWriter:
     def _open(self, root: Mapping[str, Any]) -> None:
         try:
             self._fd = os.open(self.partial, os.O_RDWR)
-            _lock(self._fd, self.partial)
+            lock(self._fd, self.partial)
             # HDF5 would ask for a lock of its own and find ours.
             with h5py.File(self.partial, "r", locking=False) as file:
                 self._require_same_source(file, root)
@@ -317,18 +317,6 @@ def _reserve(path: Path, size: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
-
-
-def _lock(fd: int, path: Path) -> None:
-    """An advisory lock that dies with the process; platforms without one go without."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{path}: another process is writing this file") from error
 
 
 def disk_error(path: Path, error: OSError, wanted: int) -> InputError:

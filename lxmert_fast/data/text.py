@@ -36,7 +36,9 @@ class TextEncoder:
     throughout LXMERT).
     """
 
-    def __init__(self, vocabulary: str | Path, max_length: int = 20) -> None:
+    DEFAULT_LENGTH = 20
+
+    def __init__(self, vocabulary: str | Path, max_length: int = DEFAULT_LENGTH) -> None:
         if max_length < 3:
             raise InputError(f"max_length is {max_length}, wanted at least 3: [CLS], one token, [SEP]")
         self.vocabulary = Path(vocabulary)

@@ -173,7 +173,7 @@ class VqaDataset(Dataset):
         self.question_ids: list[int | str] = []
         self.answer_types: list[str] = []
         self.question_types: list[str] = []
-        images, targets, scores, ends = array("q"), array("q"), array("f"), array("q", [0])
+        images, targets, scores, ends = ImageRows(store), array("q"), array("f"), array("q", [0])
         sentences: list[Ragged] = []
         waiting: list[str] = []
         for path, question in _of_files(paths, images_per_file):
@@ -182,7 +182,7 @@ class VqaDataset(Dataset):
             # a file has few kinds and many questions: one string object a kind
             self.answer_types.append(sys.intern(question.answer_type))
             self.question_types.append(sys.intern(question.question_type))
-            images.append(image_row(store, question, path))
+            images.add(question, path)
             label = question.label or {}
             if unknown_answers == "ignore":
                 selected = answers.select(label)
@@ -199,7 +199,7 @@ class VqaDataset(Dataset):
         sentences.append(text.encode_ragged(waiting))
         self.sentences = Ragged.concatenate(sentences)
         self._first_asked = self.sentences.first_equal()
-        self.images = np.array(images, np.int64)
+        self.images = images.rows().astype(np.int64)
         self.targets = Ragged(np.array(targets, np.int64), np.array(ends, np.int64))
         self.scores = np.array(scores, np.float32)
 
@@ -227,29 +227,11 @@ class VqaDataset(Dataset):
         return Batch(inputs, [str(question_id) for question_id in question_ids], extras)
 
     def _words(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        sentences, which = distinct(self._first_asked[rows])
-        width = int(self.sentences.lengths(sentences).max()) if self.trim else self.text.max_length
-        ids, real = self.sentences.padded(sentences, width, self.text.pad_id)
-        inputs = {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(real.astype(np.int64)),
-        }
-        if which is not None:
-            inputs["text_index"] = torch.from_numpy(which)
-        return inputs
+        width = None if self.trim else self.text.max_length
+        return shared_words(self.sentences, self._first_asked[rows], self.text, width)
 
     def _regions(self, images: np.ndarray) -> dict[str, torch.Tensor]:
-        images, which = distinct(images)
-        regions = self.store.read(images)
-        inputs = {
-            "visual_feats": torch.from_numpy(regions.features),
-            "visual_pos": torch.from_numpy(regions.boxes),
-        }
-        if which is not None:
-            inputs["image_index"] = torch.from_numpy(which)
-        if regions.mask is not None:
-            inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
-        return inputs
+        return shared_regions(self.store, images)
 
     def _darkness(self, pairs: int) -> dict[str, torch.Tensor]:
         """One region of zeros for all pairs: attention to many equal regions is attention to one."""
@@ -337,12 +319,63 @@ class VqaFolder:
         return found
 
 
-def image_row(store: RegionStore, question: Question, path: str | Path) -> int:
-    """The row of a question's image. Raises `InputError` naming file, question, image and region files."""
-    if question.image_id not in store:
-        stores = ", ".join(str(file) for file in store.paths)
-        raise InputError(
-            f"{path}: question {question.question_id!r:.60}: "
-            f"image {question.image_id!r:.60} is not in {stores}"
-        )
-    return store.row(question.image_id)
+class ImageRows:
+    """The rows of the questions' images, in four bytes a question; those without regions are counted."""
+
+    def __init__(self, store: RegionStore) -> None:
+        self._store = store
+        self._rows = array("i")
+        self._without: set[str] = set()
+        self._questions = 0
+        self._first = ""
+
+    def add(self, question: Question, path: str | Path) -> None:
+        """The next question, of this file."""
+        if question.image_id in self._store:
+            self._rows.append(self._store.row(question.image_id))
+            return
+        if not self._questions:
+            self._first = f"{path}: question {question.question_id!r:.60}: image {question.image_id!r:.60}"
+        self._questions += 1
+        self._without.add(question.image_id)
+
+    def rows(self) -> np.ndarray:
+        """(N,) int32. Raises `InputError` with the first question whose image has no regions, and how many
+        such questions and images there are."""
+        if self._questions:
+            stores = ", ".join(str(file) for file in self._store.paths)
+            raise InputError(
+                f"{self._first} is not in {stores} "
+                f"({self._questions:,} questions of {len(self._without):,} images are not)"
+            )
+        return np.array(self._rows, np.int32)
+
+
+def shared_words(
+    sentences: Ragged, which: np.ndarray, text: TextEncoder, width: int | None = None
+) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask (S, T) of the sentences that B pairs have, `which` (B,), each once, and
+    text_index (B,) where one repeats; `width` None is the longest."""
+    which, index = distinct(which)
+    width = int(sentences.lengths(which).max()) if width is None else width
+    ids, real = sentences.padded(which, width, text.pad_id)
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+    if index is not None:
+        inputs["text_index"] = torch.from_numpy(index)
+    return inputs
+
+
+def shared_regions(store: RegionStore, images: np.ndarray) -> dict[str, torch.Tensor]:
+    """visual_feats (I, O, F), visual_pos (I, O, 4) of the rows that B pairs have, `images` (B,), each once,
+    image_index (B,) where one repeats, visual_attention_mask (I, O) where box counts differ."""
+    images, index = distinct(images)
+    regions = store.read(images)
+    inputs = {
+        "visual_feats": torch.from_numpy(regions.features),
+        "visual_pos": torch.from_numpy(regions.boxes),
+    }
+    if index is not None:
+        inputs["image_index"] = torch.from_numpy(index)
+    if regions.mask is not None:
+        inputs["visual_attention_mask"] = torch.from_numpy(regions.mask)
+    return inputs

@@ -9,7 +9,12 @@ from lxmert_fast.batch_sizes import batch_sizes
 from lxmert_fast.bench.flops import flop_counter
 from lxmert_fast.bench.workloads import batches, workload
 from lxmert_fast.flops import device_peak, forward_flops
-from lxmert_fast.models import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
+from lxmert_fast.models import (
+    LxmertConfig,
+    LxmertForImagePairs,
+    LxmertForPreTraining,
+    LxmertForQuestionAnswering,
+)
 
 #: Attention over texts of unequal lengths, and over the padding that PyTorch's counter sees on a CPU.
 TOLERANCE = 0.01
@@ -60,6 +65,22 @@ def test_questions_with_shared_texts_and_images() -> None:
     found = forward_flops(config, *batch_sizes(batch))
     # nothing is padded and all are equally long, so the count is exact
     assert found == counted(LxmertForQuestionAnswering(config), batch)
+
+
+def test_sentences_about_two_images() -> None:
+    """As pairs with a head of two answers; the head has it once a sentence, which is 8 H a sentence less."""
+    config = config_of(num_qa_labels=2)
+    texts, pairs = torch.randint(5, 500, (3, 8)), 4
+    batch = {
+        "input_ids": texts,
+        "attention_mask": torch.ones_like(texts),
+        "text_index": torch.tensor([0, 0, 1, 2]),
+        "visual_feats": torch.randn(6, 5, 64),
+        "visual_pos": torch.rand(6, 5, 4),
+        "image_index": torch.tensor([[0, 1], [2, 3], [0, 1], [4, 5]]),
+    }
+    found = forward_flops(config, *batch_sizes(batch))
+    assert found - 8 * pairs * config.hidden_size == counted(LxmertForImagePairs(config), batch)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from lxmert_fast.errors import InputError
 from lxmert_fast.int8 import Int8Linear
 from lxmert_fast.train import evaluate as room
+from lxmert_fast.train import predict
 
 
 @pytest.fixture
@@ -26,17 +27,17 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_int8_answers_with_integers(folder: Path):
-    loaded = room._load(folder, "cpu", compiled=False, int8=True)
+    loaded = room.load(folder, "cpu", compiled=False, int8=True)
     assert any(isinstance(module, Int8Linear) for module in loaded.model.modules())
 
 
 def test_compile_compiles_the_encoders(folder: Path):
-    loaded = room._load(folder, "cpu", compiled=True, int8=False)
+    loaded = room.load(folder, "cpu", compiled=True, int8=False)
     assert "run" in vars(loaded.model.lxmert)
 
 
 def test_plainly_neither(folder: Path):
-    loaded = room._load(folder, "cpu", compiled=False, int8=False)
+    loaded = room.load(folder, "cpu", compiled=False, int8=False)
     assert "run" not in vars(loaded.model.lxmert)
     assert not any(isinstance(module, Int8Linear) for module in loaded.model.modules())
 
@@ -44,7 +45,7 @@ def test_plainly_neither(folder: Path):
 def test_int8_is_for_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(room, "pick_device", lambda name: torch.device("cuda"))
     with pytest.raises(InputError, match="8-bit products are for the CPU, the device is cuda"):
-        room._load(folder, "cuda", compiled=False, int8=True)
+        room.load(folder, "cuda", compiled=False, int8=True)
 
 
 def test_options_reach_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -53,7 +54,7 @@ def test_options_reach_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     from lxmert_fast.cli import app
 
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(room, "predict_files", lambda *args, **options: seen.update(options) or 3)
+    monkeypatch.setattr(predict, "predict_files", lambda *args, **options: seen.update(options) or 3)
     call = ["predict", "model", "questions.json", str(tmp_path / "out.json"), "--regions", "r.h5"]
     result = CliRunner().invoke(app, [*call, "--int8", "--compile"])
     assert result.exit_code == 0, result.output

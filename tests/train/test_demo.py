@@ -16,8 +16,9 @@ from lxmert_fast.data import easyvqa
 from lxmert_fast.data.vqa import VqaFolder
 from lxmert_fast.errors import InputError
 from lxmert_fast.train.demo import _finetune_settings, _pretrain_settings, run_demo
-from lxmert_fast.train.evaluate import evaluate_files, predict_files
+from lxmert_fast.train.evaluate import evaluate_files
 from lxmert_fast.train.metrics import read_metrics
+from lxmert_fast.train.predict import predict_files
 
 PICTURES = {"train": 40, "test": 8}
 

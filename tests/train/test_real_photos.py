@@ -119,6 +119,6 @@ def test_fine_tuning_goes_on_from_pre_training(daquar, pretrained):
         "run": {"output": daquar / "finetuned", "workers": 0, "device": "cpu"},
     }
     summary = finetune(check_settings(FinetuneSettings, settings, "test"))
-    scores = evaluate_files(daquar / "finetuned/best", daquar / "test.json", [daquar / "regions.h5"])
-    assert scores.overall == pytest.approx(summary["best"]["accuracy"], abs=1e-6)
+    found = evaluate_files(daquar / "finetuned/best", daquar / "test.json", [daquar / "regions.h5"])
+    assert found.scores.overall == pytest.approx(summary["best"]["accuracy"], abs=1e-6)
     assert summary["last_losses"]["total"] < summary["first_losses"]["total"] / 2
