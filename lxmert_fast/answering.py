@@ -129,11 +129,14 @@ def save_model_folder(
 ) -> None:
     """Write a model with its vocabulary and its answers, so that the folder is all that is needed later.
 
+    A model without answers gets no list of them.
+
     `weights` by name stand for the model's own, which may be in half precision or in pieces on many ranks.
     """
     model.save_pretrained(folder, state_dict=weights)
     shutil.copyfile(text.vocabulary, folder / VOCABULARY)
-    AnswerMap(answers).save(folder)
+    if answers:
+        AnswerMap(answers).save(folder)
 
 
 def describe_model(model: PreTrainedModel, text: TextEncoder, answers: Sequence[str]) -> dict[str, Any]:
