@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from .commands import bench, checkpoint, data, features, score
+from .commands.ablation import ablation
 from .commands.doctor import doctor
 from .commands.plan import plan
 from .commands.verify import verify
@@ -36,6 +37,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(score.app, name="score")
 app.command("verify")(verify)
 app.command("plan")(plan)
+app.command("ablation")(ablation)
 app.command("doctor")(doctor)
 
 Config = Annotated[

@@ -38,14 +38,16 @@ from .task import Task
 logger = logging.getLogger(__name__)
 
 
-def pretrain(settings: PretrainSettings) -> dict[str, Any]:
+def pretrain(settings: PretrainSettings, **options: Any) -> dict[str, Any]:
     """Run pre-training to the end, or on from its newest checkpoint; returns `fit`'s summary.
+
+    `options` are `fit`'s.
 
     Raises:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    return fit(PretrainTask(settings), settings.optimisation, settings.run)
+    return fit(PretrainTask(settings), settings.optimisation, settings.run, **options)
 
 
 class PretrainTask(Task):
