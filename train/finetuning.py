@@ -23,7 +23,7 @@ from lxmert_fast.models import LxmertForQuestionAnswering
 from .engine import Engine
 from .evaluate import answer_questions, score_answers
 from .loop import fit
-from .new_model import config_for, open_regions, read_answers, seeded
+from .new_model import config_for, new_model, open_regions, read_answers
 from .same import digest, digest_of_regions
 from .settings import FinetuneSettings, VqaData
 from .shares import Counts
@@ -107,12 +107,12 @@ class AnswerTask(Task):
         source = settings.model.start_from
         if source is None:
             config = config_for(settings.model, self.text, self.store, len(self.answers))
-            return seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
+            return new_model(settings.model, config, LxmertForQuestionAnswering, self.text, settings.run.seed)
         pretrained = load_model(source)
         check_fits(pretrained.config, self.text, self.store, source)
         sizes = pretrained.config.to_dict() | {"num_qa_labels": len(self.answers)}
         config = LxmertConfig(**sizes)
-        model = seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
+        model = new_model(settings.model, config, LxmertForQuestionAnswering, self.text, settings.run.seed)
         state = pretrained.state_dict()
         table = settings.model.start_answers or source / LABEL2ANS
         if table.is_file() or settings.model.start_answers:

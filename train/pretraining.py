@@ -28,7 +28,7 @@ from lxmert_fast.pretraining_tasks import OBJECT_TASKS, task_flags
 
 from .engine import Engine
 from .loop import fit
-from .new_model import config_for, open_regions, read_answers, seeded
+from .new_model import config_for, new_model, open_regions, read_answers
 from .same import digest, digest_of_regions
 from .settings import PretrainingData, PretrainSettings
 from .shares import Counts
@@ -97,7 +97,7 @@ class PretrainTask(Task):
         if source is None:
             config = config_for(settings.model, self.text, self.store, answers)
             config.update(task_flags(self.data.tasks))
-            return seeded(settings.run.seed, lambda: LxmertForPreTraining(config))
+            return new_model(settings.model, config, LxmertForPreTraining, self.text, settings.run.seed)
         model = load_model(source, LxmertForPreTraining)
         if model.config.task_qa and "qa" in self.data.tasks and model.config.num_qa_labels != answers:
             raise InputError(
@@ -234,7 +234,8 @@ def _with_heads(
     if all(getattr(model.config, name) == value for name, value in flags.items()):
         return model
     config = LxmertConfig(**(model.config.to_dict() | flags | {"num_qa_labels": answers}))
-    wanted = seeded(settings.run.seed, lambda: LxmertForPreTraining(config))
+    torch.manual_seed(settings.run.seed)
+    wanted = LxmertForPreTraining(config)
     given, own = model.state_dict(), wanted.state_dict()
     for names, what in ((own.keys() - given.keys(), "start anew"), (given.keys() - own.keys(), "are left")):
         heads = sorted({".".join(name.split(".")[: 3 if "decoder_dict" in name else 1]) for name in names})

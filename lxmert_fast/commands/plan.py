@@ -132,7 +132,7 @@ def _run(config: str | None, on_top: list[str]) -> Run:
     if config is None and not on_top:
         return Run(LxmertConfig())
     settings = load_settings(PretrainSettings, config or "pretrain", on_top=on_top)
-    sizes = settings.model.model_dump(exclude={"start_from", "start_answers"})
+    sizes = settings.model.model_dump(exclude={"start_from", "start_answers", "bert"})
     how, tasks = settings.optimisation, settings.data.tasks
     return Run(
         LxmertConfig(**sizes, **task_flags(tasks)),
