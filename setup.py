@@ -61,7 +61,7 @@ setup(
     package_dir={f"lxmert_fast.{room}": folder for room, folder in ROOMS.items()},
     package_data={
         "lxmert_fast": ["py.typed"],
-        "lxmert_fast.train": ["configs/*.yaml"],
+        "lxmert_fast.train": ["configs/*.yaml", "results/*"],
         "lxmert_fast.bench": ["*.json"],
     },
     install_requires=[

@@ -50,6 +50,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("checkpoint", "weights"),
         ("launch",),
         ("plan",),
+        ("ablation",),
         ("doctor",),
         ("bench", "counts"),
         ("bench", "traffic"),
