@@ -13,6 +13,7 @@ import typer
 
 from .commands import bench, checkpoint, data, features, score
 from .commands.ablation import ablation
+from .commands.augment import augment
 from .commands.doctor import doctor
 from .commands.plan import plan
 from .commands.verify import verify
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
+data.app.command("augment")(augment)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 app.add_typer(score.app, name="score")
