@@ -1,7 +1,7 @@
 """Questions of other data sets as more training data of one: data augmentation (section 5.1, table 4).
 
-The questions are those that pre-training reads, of its aggregated files (reference 3.3); their labels keep the
-answers of the data set that they are added to.
+They are the labelled sentences of pre-training's aggregated files (reference 3.3); labels keep the answers
+of the data set that they are added to.
 """
 
 from __future__ import annotations
