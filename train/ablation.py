@@ -103,7 +103,8 @@ def _train(grid: Grid, summaries: dict[str, Any], jobs: int, console: Console) -
     for runs in (grid.pretrainings, grid.finetunings):
         due = {name: run for name, run in runs.items() if summaries[name] is None}
         due = {name: run for name, run in due.items() if _ready(run, summaries)}
-        console.print(f"{len(due)} of {len(runs)} runs to do: {', '.join(due) or 'none'}", soft_wrap=True)
+        if due:
+            console.print(f"{len(due)} of {len(runs)} to train: {', '.join(due)}", soft_wrap=True)
         for run in due.values():
             _write_record(output, run, None)
         if stopped := train_all({name: run.settings for name, run in due.items()}, jobs, done):

@@ -29,7 +29,7 @@ from .config_files import quoted
 from .published import ABLATIONS
 from .settings import FinetuneSettings, PretrainSettings, Section, load_settings
 
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """Of a folder."""
 PRETRAINING = "pretrain"
 #: Of a pre-training's `model`, what says where it starts and not what it is.

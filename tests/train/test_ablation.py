@@ -219,6 +219,7 @@ def test_a_damaged_record_is_named(
         ({"arms": [ARMS[0] | {"epochs": 3}]}, "arms.0.epochs: unknown key, found 3"),
         ({"arms": [{"name": "x"}]}, "arms.0.pretrain: Field required"),
         ({"arms": [ARMS[0] | {"name": "a/b"}]}, "arms.0.name: .*'a/b'"),
+        ({"arms": [ARMS[0] | {"name": ".."}]}, r"arms.0.name: .*'\.\.'"),
         ({"arms": [ARMS[0] | {"name": True}]}, "arms.0.name: .*True"),
         (
             {"arms": [ARMS[0] | {"pretrain": ["data.words=1"]}]},
