@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -48,7 +47,7 @@ def train_all(
     Raises:
         InputError: a file that is missing or wrong.
     """
-    if jobs == 1:
+    if jobs == 1 or not runs:
         for name, settings in runs.items():
             summary = _train(name, settings)
             if summary.get("stopped"):
@@ -58,37 +57,40 @@ def train_all(
     spawn = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or jobs) // jobs)
     with stop_on_signals() as request, ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        waiting: dict[Future, str] = {
-            pool.submit(_train_aside, name, settings, threads): name for name, settings in runs.items()
-        }
-        stopped, told = None, False
+        # no more than there are processes: the pool cannot take back what it has queued
+        waiting, due = dict[Future, str](), list(runs.items())
+        stopped = None
         try:
-            while waiting:
+            while waiting or (due and not stopped):
+                while due and len(waiting) < jobs and not stopped:
+                    name, settings = due.pop(0)
+                    waiting[pool.submit(_train_aside, name, settings, threads)] = name
                 ended, _ = wait(waiting, LOOK, FIRST_COMPLETED)
-                if request.number and not told:
-                    told = True
+                if request.number and not stopped:
                     stopped = signal_name(request.number)
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    for child in multiprocessing.active_children():
-                        os.kill(child.pid or 0, signal.SIGTERM)
+                    _stop_children()
                 for future in ended:
-                    name = waiting.pop(future)
-                    if future.cancelled():
-                        continue
-                    summary = future.result()
+                    name, summary = waiting.pop(future), future.result()
                     if summary.get("stopped"):
                         stopped = stopped or summary["stopped"]
-                        pool.shutdown(wait=False, cancel_futures=True)
                     else:
                         done(name, summary)
         except BrokenProcessPool:
             # a signal ends a process at once while it still reads its data
-            if not told:
+            if not request.number:
                 raise
+            stopped = signal_name(request.number)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # or the pool would wait until the other runs have ended
+            _stop_children()
             raise
         return stopped
+
+
+def _stop_children() -> None:
+    """The runs under way save and end."""
+    for child in multiprocessing.active_children():
+        child.terminate()
 
 
 def _train(name: str, settings: Settings) -> dict[str, Any]:
