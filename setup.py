@@ -64,7 +64,7 @@ setup(
     package_dir={f"lxmert_fast.{room}": folder for room, folder in ROOMS.items()},
     package_data={
         "lxmert_fast": ["py.typed", "looking/*.html"],
-        "lxmert_fast.train": ["configs/*.yaml", "*.html"],
+        "lxmert_fast.train": ["configs/*.yaml", "results/*", "*.html"],
         "lxmert_fast.bench": ["*.json"],
     },
     install_requires=[

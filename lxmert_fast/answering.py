@@ -131,7 +131,7 @@ def save_model_folder(
     """Write a model with its vocabulary and its answers, so that the folder is all that is needed later.
 
     Args:
-        answers: none for a model of image pairs.
+        answers: none for a model without an answer head or of image pairs.
         weights: by name; they stand for the model's own, which may be in half precision or in pieces on many
             ranks.
     """

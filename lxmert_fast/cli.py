@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from .commands import bench, checkpoint, data, features, nlvr2, official, score, score_nlvr
+from .commands.ablation import ablation
+from .commands.augment import augment
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.explain import explain
@@ -39,6 +41,7 @@ app = typer.Typer(
 app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
 data.app.add_typer(official.app)
+data.app.command("augment")(augment)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 app.add_typer(score.app, name="score")
@@ -47,6 +50,7 @@ score.app.command("nlvr2")(score_nlvr.nlvr2)
 score.app.command("nlvr")(score_nlvr.nlvr)
 app.command("verify")(verify)
 app.command("plan")(plan)
+app.command("ablation")(ablation)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 app.command("explain")(explain)

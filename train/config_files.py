@@ -52,6 +52,11 @@ def shipped_names(*, whole: bool) -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml") if ("task" in _read(path)) is whole)
 
 
+def quoted(path: Path) -> str:
+    """A path as a YAML string for an override, whatever characters its folders have."""
+    return yaml.safe_dump(str(path), default_style='"').rstrip("\n")
+
+
 def merged(below: Tree, above: Tree) -> Tree:
     """Sections are merged; any other value, a list too, stands for the one below."""
     tree = dict(below)

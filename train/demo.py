@@ -11,19 +11,14 @@ format (`lxmert_fast.data.vqa.VqaFolder`).
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -34,16 +29,16 @@ from lxmert_fast.data import easyvqa
 from lxmert_fast.data.grid import grid_regions, pictures_in
 from lxmert_fast.data.text import learn_vocabulary
 from lxmert_fast.data.vqa import Question, VqaFolder, read_questions
-from lxmert_fast.errors import InputError
+from lxmert_fast.errors import Diverged, InputError
 from lxmert_fast.metrics.scores import Scores
 
-from .config_files import CONFIGS
+from .config_files import CONFIGS, quoted
 from .evaluate import Answers, evaluate_files, score_answers
 from .figures import Look, plot_attention, plot_losses
-from .finetuning import finetune
 from .predict import predict_files
 from .pretraining import pretrain
 from .settings import FinetuneSettings, PretrainSettings, load_settings
+from .side_by_side import train_all
 
 VOCABULARY_SIZE = 2000
 GRID = 4
@@ -90,14 +85,15 @@ def run_demo(output: Path, data: Path | None = None) -> dict[str, Any]:
         pretrained = pretrain(_pretrain_settings(output, folder))
     with stage("three fine-tunings, two at a time"):
         start = output / "pretrained/best"
-        seconds |= _side_by_side(
+        _finetune_all(
             {
                 "fine-tuning": _finetune_settings(output / "finetuned", folder, start),
                 "without pre-training": _finetune_settings(output / "scratch", folder, None),
                 "question only": _finetune_settings(
                     output / "blind", folder, None, "data.blind=true", "optimisation.epochs=1"
                 ),
-            }
+            },
+            seconds,
         )
     with stage("test"):
         test, regions = folder.test, [folder.regions]
@@ -169,42 +165,31 @@ def _pretrain_settings(output: Path, folder: VqaFolder) -> PretrainSettings:
         PretrainSettings,
         CONFIGS / "easyvqa_pretrain.yaml",
         [
-            f"data.train=[{_quoted(made / PRETRAINING)}]",
-            f"data.regions=[{_quoted(folder.regions)}]",
-            f"data.vocabulary={_quoted(folder.vocabulary)}",
-            f"data.answers={_quoted(made / LABEL2ANS)}",
-            f"run.output={_quoted(output / 'pretrained')}",
+            f"data.train=[{quoted(made / PRETRAINING)}]",
+            f"data.regions=[{quoted(folder.regions)}]",
+            f"data.vocabulary={quoted(folder.vocabulary)}",
+            f"data.answers={quoted(made / LABEL2ANS)}",
+            f"run.output={quoted(output / 'pretrained')}",
         ],
     )
 
 
-def _quoted(path: Path) -> str:
-    """A path as a YAML string, whatever characters its folders have."""
-    return yaml.safe_dump(str(path), default_style='"')
-
-
 def _finetune_settings(run: Path, folder: VqaFolder, start_from: Path | None, *more: str) -> FinetuneSettings:
-    start = [f"model.start_from={_quoted(start_from)}"] if start_from else []
-    overrides = [f"data.folder={_quoted(folder.path)}", f"run.output={_quoted(run)}", *start, *more]
+    start = [f"model.start_from={quoted(start_from)}"] if start_from else []
+    overrides = [f"data.folder={quoted(folder.path)}", f"run.output={quoted(run)}", *start, *more]
     return load_settings(FinetuneSettings, CONFIGS / "easyvqa.yaml", overrides)
 
 
-def _side_by_side(jobs: dict[str, FinetuneSettings]) -> dict[str, float]:
-    """Run fine-tunings two at a time, half of the cores each; seconds of each.
+def _finetune_all(jobs: dict[str, FinetuneSettings], seconds: dict[str, float]) -> None:
+    """Two at a time; their seconds go into `seconds`."""
 
-    A model this small keeps two cores busier as two single-threaded runs than as one run of two threads.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
-        running = {name: pool.submit(_job, name, settings) for name, settings in jobs.items()}
-        return {name: round(job.result()["seconds"], 1) for name, job in running.items()}
+    def done(name: str, summary: dict[str, Any]) -> None:
+        if "problem" in summary:
+            raise Diverged(summary["problem"])
+        seconds[name] = round(summary["seconds"], 1)
 
-
-def _job(name: str, settings: FinetuneSettings) -> dict[str, Any]:
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    # two progress bars would write over each other: the lines of metrics say how far each is
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-        return finetune(settings, report=lambda line: print(f"[{name}] {line}", flush=True))
+    if signal := train_all(jobs, 2, done):
+        raise InputError(f"stopped by {signal}; the same command goes on")
 
 
 def _majority(folder: VqaFolder) -> Scores:

@@ -1,4 +1,4 @@
-"""The pictures of a run: how the losses fell, and which regions the words looked at."""
+"""The pictures of runs: how losses fell, which regions words looked at, how the arms of a grid compare."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+
+from lxmert_fast.files import replace_file, writing
 
 from .metrics import METRICS_FILE, read_metrics
 
@@ -114,4 +116,53 @@ def plot_attention(looks: Sequence[Look], out: Path) -> None:
     figure.suptitle("From words to regions: last cross-modality layer, mean over heads", fontsize=10)
     figure.tight_layout()
     figure.savefig(out, format="png", dpi=110)
+    plt.close(figure)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One panel of a comparison; a figure that there is not is None.
+
+    Attributes:
+        title: of the panel.
+        ours: percent, one a row.
+        paper: percent, one a row.
+    """
+
+    title: str
+    ours: Sequence[float | None]
+    paper: Sequence[float | None]
+
+
+def plot_bars(panels: Sequence[Bars], rows: Sequence[str], out: Path, title: str) -> None:
+    """Draw a bar a row, a panel a task, and the paper's figures as marks beside them.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    size = (3 + 3.5 * len(panels), 1.6 + 0.4 * len(rows))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    places = np.arange(len(rows))
+    for axis, panel in zip(axes[0], panels, strict=True):
+        ours, paper = np.array(panel.ours, float), np.array(panel.paper, float)
+        axis.barh(places, np.nan_to_num(ours), label="run here")
+        for place, value in zip(places, ours, strict=True):
+            if not np.isnan(value):
+                axis.annotate(
+                    f"{value:.2f}", (value, place), xytext=(2, -3), textcoords="offset points", fontsize=7
+                )
+        if not np.isnan(paper).all():
+            axis.plot(paper, places, "D", color="black", markersize=4, linestyle="none", label="paper")
+        known = np.concatenate([ours, paper])[~np.isnan(np.concatenate([ours, paper]))]
+        if len(known):
+            # bars differ by a few points: they begin a little below the least
+            axis.set_xlim(max(0.0, known.min() - 5), min(105.0, known.max() + 5))
+        axis.set(title=panel.title, xlabel="accuracy, %", yticks=places, yticklabels=rows)
+        axis.grid(alpha=0.3, axis="x")
+        axis.legend(fontsize=7)
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(title)
+    figure.tight_layout()
+    with writing(out):
+        replace_file(out, lambda beside: figure.savefig(beside, format="png", dpi=110))
     plt.close(figure)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from transformers import LxmertConfig
 
 from lxmert_fast.flops import BatchSizes
+from lxmert_fast.pretraining_tasks import OBJECT_TASKS, TASKS
 
 from .memory import BUCKET
 
@@ -88,18 +89,20 @@ class Pair(NamedTuple):
     word_rate: float = 0.15
     region_rate: float = 0.15
     answered: float = 0.155
+    tasks: tuple[str, ...] = TASKS
 
     def batch(self, pairs: float) -> BatchSizes:
         """Sizes of a batch of them."""
         boxes = pairs * self.objects
+        scored = {name: boxes * (self.region_rate if name == "feat" else 1) for name in OBJECT_TASKS}
         return BatchSizes(
             pairs,
             pairs * self.tokens,
             pairs / self.sentences_per_image,
             self.objects,
-            words=pairs * self.word_rate * (self.tokens - 2),
-            regions={"obj": boxes, "attr": boxes, "feat": boxes * self.region_rate},
-            answered=pairs * self.answered,
+            words=pairs * self.word_rate * (self.tokens - 2) if "mask_lm" in self.tasks else 0,
+            regions={name: rows for name, rows in scored.items() if name in self.tasks},
+            answered=pairs * self.answered if "qa" in self.tasks else 0,
         )
 
     def bytes_read(self, config: LxmertConfig) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LxmertConfig
 
 from lxmert_fast.answering import describe_model, save_model_folder
 from lxmert_fast.checkpoint import load_model
@@ -21,6 +24,7 @@ from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
 from lxmert_fast.losses import IGNORE
 from lxmert_fast.models import LxmertForPreTraining
+from lxmert_fast.pretraining_tasks import OBJECT_TASKS, task_flags
 
 from .engine import Engine
 from .loop import fit
@@ -31,23 +35,23 @@ from .shares import Counts
 from .stop import leave_signals_to_the_trainer
 from .task import Task
 
+logger = logging.getLogger(__name__)
+
 IMAGES_PER_FILE = {"tiny": 500, "fast": 5000, "full": None}
 """By `data.subset` (reference 4)."""
 
 
-def pretrain(settings: PretrainSettings) -> dict[str, Any]:
+def pretrain(settings: PretrainSettings, **options: Any) -> dict[str, Any]:
     """Run pre-training to the end, or on from its newest checkpoint; returns `fit`'s summary.
+
+    `options` are `fit`'s.
 
     Raises:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    return fit(
-        PretrainTask(settings),
-        settings.optimisation,
-        settings.run,
-        settings=settings.model_dump(mode="json"),
-    )
+    recorded = {"settings": settings.model_dump(mode="json")}
+    return fit(PretrainTask(settings), settings.optimisation, settings.run, **recorded | options)
 
 
 class PretrainTask(Task):
@@ -87,23 +91,25 @@ class PretrainTask(Task):
             word_mask_rate=data.word_mask_rate,
             object_mask_rate=data.object_mask_rate,
             label_masked_only=data.label_masked_only,
+            tasks=data.tasks,
             answer_from_epoch=data.answer_from_epoch,
             random_from=random_from,
             share_images=share_images,
         )
 
     def _model(self, settings: PretrainSettings) -> LxmertForPreTraining:
-        if settings.model.start_from is None:
-            config = config_for(settings.model, self.text, self.store, len(self.answers.names))
+        source, answers = settings.model.start_from, len(self.answers.names)
+        if source is None:
+            config = config_for(settings.model, self.text, self.store, answers)
+            config.update(task_flags(self.data.tasks))
             return new_model(settings.model, config, LxmertForPreTraining, self.text, settings.run.seed)
-        source = settings.model.start_from
         model = load_model(source, LxmertForPreTraining)
-        check_fits(model.config, self.text, self.store, source, object_labels=True)
-        if model.config.num_qa_labels != len(self.answers.names):
+        if model.config.task_qa and "qa" in self.data.tasks and model.config.num_qa_labels != answers:
             raise InputError(
-                f"{source}: an answer head of {model.config.num_qa_labels} answers, the "
-                f"table has {len(self.answers.names)}"
+                f"{source}: an answer head of {model.config.num_qa_labels} answers, the table has {answers}"
             )
+        model = _with_heads(model, self.data.tasks, answers, settings)
+        check_fits(model.config, self.text, self.store, source, object_labels=True)
         return model
 
     def num_examples(self) -> int:
@@ -122,13 +128,13 @@ class PretrainTask(Task):
         }
 
     def counts(self, batch: Batch) -> Counts:
-        inputs = batch.inputs
+        inputs, tasks = batch.inputs, self.data.tasks
         pairs = float(len(batch.example_ids))
-        return {
-            "mask_lm": float((inputs["labels"] != IGNORE).sum()),
-            "matched": pairs,
-            "qa": float((inputs["ans"] != IGNORE).sum()),
-            **dict.fromkeys(("obj", "attr", "feat"), _objects(inputs)),
+        counts = {"matched": pairs, "qa": float((inputs["ans"] != IGNORE).sum())}
+        counts |= dict.fromkeys(OBJECT_TASKS, _objects(inputs))
+        if "mask_lm" in tasks:
+            counts["mask_lm"] = float((inputs["labels"] != IGNORE).sum())
+        return {name: counts[name] for name in tasks} | {
             "pairs": pairs,
             "tokens": float(inputs["attention_mask"].sum()),
             "flops": self.training_flops(batch),
@@ -137,10 +143,13 @@ class PretrainTask(Task):
     def divisors(self, batch: Batch, counts: Counts) -> Counts:
         inputs = batch.inputs
         with_padding = float(len(inputs["input_ids"]) * inputs["visual_feats"].shape[1])
-        return counts | dict.fromkeys(("obj", "attr", "feat"), with_padding)
+        return counts | {name: with_padding for name in OBJECT_TASKS if name in counts}
 
     def forward_options(self, epoch: int, share: Counts) -> dict[str, Any]:
-        return {"loss_weights": share | {"qa": share["qa"] * self.data.answer_weight}, "loss_only": True}
+        weights = dict(share)
+        if "qa" in weights:
+            weights["qa"] *= self.data.answer_weight
+        return {"loss_weights": weights, "loss_only": True}
 
     def weighed(self, output: Any, share: Counts) -> Tensor:
         return output.loss  # by `loss_weights`
@@ -185,9 +194,10 @@ class PretrainTask(Task):
                 sums[f"loss/{name}"] = sums.get(f"loss/{name}", 0.0) + float(value) * divisors[name]
                 sums[f"count/{name}"] = sums.get(f"count/{name}", 0.0) + counts[name]
             row, answer, score = batch.extras["answers"]
-            best = output.question_answering_score.argmax(-1).cpu()
-            sums["right"] += float(score[answer == best[row]].sum())
-            sums["answered"] += len(row.unique())
+            if len(row):
+                best = output.question_answering_score.argmax(-1).cpu()
+                sums["right"] += float(score[answer == best[row]].sum())
+                sums["answered"] += len(row.unique())
         names = sorted(sums)
         sums = dict(zip(names, ranks.total([sums[name] for name in names]), strict=True))
         losses = {
@@ -221,8 +231,39 @@ def _objects(inputs: dict[str, Any]) -> float:
     return float(counts.sum() if which is None else counts[which].sum())
 
 
+def _with_heads(
+    model: LxmertForPreTraining, tasks: Sequence[str], answers: int, settings: PretrainSettings
+) -> LxmertForPreTraining:
+    """A loaded model with the heads of these tasks: others are left, those that it lacks start anew."""
+    flags = task_flags(tasks)
+    if all(getattr(model.config, name) == value for name, value in flags.items()):
+        return model
+    config = LxmertConfig(**(model.config.to_dict() | flags | {"num_qa_labels": answers}))
+    torch.manual_seed(settings.run.seed)
+    wanted = LxmertForPreTraining(config)
+    given, own = model.state_dict(), wanted.state_dict()
+    for names, what in ((own.keys() - given.keys(), "start anew"), (given.keys() - own.keys(), "are left")):
+        heads = sorted({".".join(name.split(".")[: 3 if "decoder_dict" in name else 1]) for name in names})
+        if heads:
+            logger.warning("%s: for data.tasks %s %s", settings.model.start_from, ", ".join(heads), what)
+    wanted.to(model.dtype)  # type: ignore[arg-type]
+    wanted.load_state_dict(own | {name: given[name] for name in own.keys() & given.keys()})
+    return wanted
+
+
+class _NoAnswers:
+    """Of pre-training without question answering: no sentence has a label."""
+
+    names: list[str] = []  # noqa: RUF012
+
+    def select(self, label: dict[str, float]) -> dict[int, float]:
+        return {}
+
+
 def _answers(data: PretrainingData) -> SelectsAnswers:
     """The joint table, a plain list of answers, or the labels of the training files."""
+    if "qa" not in data.tasks:
+        return _NoAnswers()
     if data.answers is None:
         return AnswerMap.from_labels(labels_of(data.train), source=", ".join(map(str, data.train)))
     return read_answers(data.answers)

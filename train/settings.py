@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from lxmert_fast.errors import InputError
+from lxmert_fast.pretraining_tasks import TASKS, TaskName
 
 from .config_files import find_config, read_config
 
@@ -193,10 +194,19 @@ class PretrainingData(Section):
     object_mask_rate: Rate = 0.15
     label_masked_only: bool = False
     """Label losses on masked objects only (the paper) instead of all objects (the original's code)."""
+    tasks: Annotated[list[TaskName], Field(min_length=1)] = list(TASKS)
+    """What is learnt; the model has no object and answer heads but those of its tasks. Words and objects are
+    hidden by their rates whatever the tasks, as the original does; without "qa" questions are but text."""
     answer_from_epoch: Annotated[int, Field(ge=0)] = 0
     """First epoch with image question answering; the paper's two-phase schedule trains 10 epochs without."""
     answer_weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Factor of the question-answering loss; 2 in the paper's second phase."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> PretrainingData:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks wants each task once, found {self.tasks}")
+        return self
 
 
 class VqaData(Section):

@@ -125,16 +125,18 @@ def plan(
 def _run(config: str | None, on_top: list[str]) -> Run:
     from transformers import LxmertConfig
 
-    from lxmert_fast.train.plan_inputs import Run
+    from lxmert_fast.pretraining_tasks import task_flags
+    from lxmert_fast.train.plan_inputs import Pair, Run
     from lxmert_fast.train.settings import PretrainSettings, load_settings
 
     if config is None and not on_top:
         return Run(LxmertConfig())
     settings = load_settings(PretrainSettings, config or "pretrain", on_top=on_top)
-    sizes = settings.model.model_dump(exclude={"start_from", "start_answers"})
-    how = settings.optimisation
+    sizes = settings.model.model_dump(exclude={"start_from", "start_answers", "bert"})
+    how, tasks = settings.optimisation, settings.data.tasks
     return Run(
-        LxmertConfig(**sizes),
+        LxmertConfig(**sizes, **task_flags(tasks)),
+        pair=Pair(tasks=tuple(tasks)),
         batch=how.batch_size,
         precision=how.precision,
         optimizer=how.optimizer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import stretches
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
+from lxmert_fast.pretraining_tasks import OBJECT_TASKS, TASKS
 
 MISMATCH_RATE = 0.5
 # one whether it is matched, one whose sentence replaces its own, one for its answer
@@ -46,7 +47,8 @@ class PretrainingDataset(Dataset):
         text: the vocabulary they were read with.
         seed: every draw comes from (seed, epoch, place).
         word_mask_rate, object_mask_rate: the paper's 0.15.
-        match: replace sentences; off only where the matching task is off.
+        tasks: labels are given for these (`lxmert_fast.pretraining_tasks`), and sentences replaced only where
+            "matched" is one of them. Words and objects are hidden all the same, by their rates.
         label_masked_only: object and attribute labels count on masked objects only (the paper) and not on
             all objects (the original's code).
         answer_from_epoch: epochs before this one have no answers (the paper's first phase).
@@ -59,9 +61,10 @@ class PretrainingDataset(Dataset):
             without; two neighbours are not independent. Sentences, words and answers are drawn for each
             pair all the same.
 
-    Inputs: input_ids, attention_mask, labels (B, T), visual_feats (B, O, F) in the store's dtype,
-    visual_pos (B, O, 4), visual_attention_mask (B, O) only where box counts differ, obj_labels,
-    matched_label (B,), 1 for a matched pair, absent without `match`; ans (B,). Ignored labels are -100.
+    Inputs: input_ids, attention_mask, labels (B, T), absent without "mask_lm"; visual_feats (B, O, F) in the
+    store's dtype, visual_pos (B, O, 4), visual_attention_mask (B, O) only where box counts differ, obj_labels
+    of the object heads that are tasks, absent without any; matched_label (B,), 1 for a matched pair, absent
+    without "matched"; ans (B,), which nobody has without "qa". Ignored labels are -100.
     With shared images I stands for B in whatever is about objects, obj_labels too, beside image_index (B,).
     Extras: "matched" (B,) bool, "categories" (B names) and "answers", the labels of matched pairs as three
     flat tensors (pair, class, score), from which accuracy is counted on pairs that have an answer: the
@@ -80,13 +83,14 @@ class PretrainingDataset(Dataset):
         seed: int,
         word_mask_rate: float = 0.15,
         object_mask_rate: float = 0.15,
-        match: bool = True,
+        tasks: Collection[str] = TASKS,
         label_masked_only: bool = False,
         answer_from_epoch: int = 0,
         random_from: Examples | None = None,
         trim: bool = True,
         share_images: bool = False,
     ) -> None:
+        match = "matched" in tasks
         if match and (examples.images == examples.images[0]).all():
             raise InputError(
                 f"all {len(examples)} examples are of image {store.image_ids[examples.images[0]]!r}: "
@@ -98,7 +102,7 @@ class PretrainingDataset(Dataset):
         self.seed = seed
         self.word_mask_rate = word_mask_rate
         self.object_mask_rate = object_mask_rate
-        self.match = match
+        self.tasks = frozenset(tasks)
         self.label_masked_only = label_masked_only
         self.answer_from_epoch = answer_from_epoch
         self.random_from = random_from or examples
@@ -117,11 +121,13 @@ class PretrainingDataset(Dataset):
         draws = self._draws(Purpose.PAIRS, key, key.first, _PAIR_DRAWS)
         sentence_rows, matched = self._match(rows, draws)
         ids, mask, labels = self._words(sentence_rows, key)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if "mask_lm" in self.tasks:
+            inputs["labels"] = labels
         inputs |= self._objects(key)
         answer, flat_answers = self._answers(rows, matched, key.epoch, draws[:, 2])
         inputs["ans"] = answer
-        if self.match:
+        if "matched" in self.tasks:
             inputs["matched_label"] = torch.from_numpy(matched.astype(np.int64))
         image_ids = self.store.image_ids
         names = self.examples.category_names
@@ -180,15 +186,17 @@ class PretrainingDataset(Dataset):
         )
         features, chosen = torch.from_numpy(regions.features), hidden.chosen.astype(np.float32)
         weight = chosen if self.label_masked_only else np.float32(1)
+        labels = {
+            "obj": _pair(regions.object_ids, regions.object_confidences * weight),
+            "attr": _pair(regions.attribute_ids, regions.attribute_confidences * weight),
+            "feat": (features, torch.from_numpy(chosen)),
+        }
         inputs: dict[str, Any] = {
             "visual_feats": on_arrival(_hide, hidden, features),
             "visual_pos": torch.from_numpy(regions.boxes),
-            "obj_labels": {
-                "obj": _pair(regions.object_ids, regions.object_confidences * weight),
-                "attr": _pair(regions.attribute_ids, regions.attribute_confidences * weight),
-                "feat": (features, torch.from_numpy(chosen)),
-            },
         }
+        if wanted := {name: labels[name] for name in OBJECT_TASKS if name in self.tasks}:
+            inputs["obj_labels"] = wanted
         if which is not None:
             inputs["image_index"] = torch.from_numpy(which)
         if regions.mask is not None:
@@ -205,7 +213,7 @@ class PretrainingDataset(Dataset):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """One drawn answer a pair, -100 for none, and all answers of the matched pairs."""
         answers = self.examples.answers
-        if epoch < self.answer_from_epoch:
+        if "qa" not in self.tasks or epoch < self.answer_from_epoch:
             matched = np.zeros_like(matched)
         pairs = np.flatnonzero(matched & (answers.lengths(rows) > 0))
         places, offsets = answers.positions(rows[pairs])

@@ -55,6 +55,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         ("score", "labels"),
         ("launch",),
         ("plan",),
+        ("ablation",),
         ("doctor",),
         ("bench", "counts"),
         ("bench", "traffic"),

@@ -26,8 +26,10 @@ from lxmert_fast.data.sharing import Runs
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
 from lxmert_fast.models import LxmertConfig, LxmertForPreTraining
+from lxmert_fast.pretraining_tasks import TASKS
 
 ANSWERS = AnswerMap(["a0", "a1", "a2"])
+WITHOUT_MATCHING = [name for name in TASKS if name != "matched"]
 
 
 class World:
@@ -63,7 +65,7 @@ def sentence_ids(world: World, rows: np.ndarray) -> torch.Tensor:
 
 def test_nothing_hidden_is_the_data_itself(world: World) -> None:
     rows = np.array([3, 0, 199, 77, 3])
-    dataset = world.dataset(word_mask_rate=0, object_mask_rate=0, match=False)
+    dataset = world.dataset(word_mask_rate=0, object_mask_rate=0, tasks=WITHOUT_MATCHING)
     inputs = dataset[BatchKey(0, 0, rows)].inputs
     assert "matched_label" not in inputs
     assert torch.equal(inputs["input_ids"], sentence_ids(world, rows))
@@ -128,7 +130,7 @@ def test_mismatches_are_uniform_over_sentences_not_images(tmp_path: Path) -> Non
 
 
 def test_word_rates_in_batches(world: World) -> None:
-    dataset = world.dataset(match=False)
+    dataset = world.dataset(tasks=WITHOUT_MATCHING)
     chosen = blanked = words = 0
     for rows, batch in whole_epochs(dataset, 60):
         original = sentence_ids(world, rows)
@@ -245,7 +247,7 @@ def test_one_image_cannot_be_mismatched(tmp_path: Path) -> None:
     world = World(tmp_path, [3], aggregated(1, 4, 0))
     with pytest.raises(InputError, match="all 4 examples are of image 'i0'"):
         world.dataset()
-    world.dataset(match=False)[BatchKey(0, 0, np.arange(4))]
+    world.dataset(tasks=WITHOUT_MATCHING)[BatchKey(0, 0, np.arange(4))]
 
 
 def test_equal_counts_need_no_visual_mask(tmp_path: Path) -> None:

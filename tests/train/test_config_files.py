@@ -76,7 +76,7 @@ def test_a_file_of_a_shipped_name_wins(tmp_path: Path, monkeypatch: pytest.Monke
         (
             "vqa2",
             [],
-            "vqa2: no such configuration file, nor one that ships: easyvqa, easyvqa_pretrain, .*pretrain",
+            "vqa2: no such configuration file, nor one that ships: .*easyvqa, easyvqa_pretrain, .*vqa$",
         ),
         ("pretrain", ["zero4"], "zero4: .*, nor one that ships: zero1, zero2, zero3, zero3_offload$"),
         ("pretrain", ["configs/zero1"], "configs/zero1: no such configuration file"),

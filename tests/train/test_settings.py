@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lxmert_fast.errors import InputError
+from lxmert_fast.train.ablation_settings import AblationSettings
 from lxmert_fast.train.config_files import shipped_names
 from lxmert_fast.train.settings import FinetuneSettings, PretrainSettings, load_settings
 
@@ -21,7 +22,9 @@ def write(tmp_path, tree) -> object:
     return path
 
 
-def kind_of(name: str) -> type[PretrainSettings] | type[FinetuneSettings]:
+def kind_of(name: str) -> type[PretrainSettings] | type[FinetuneSettings] | type[AblationSettings]:
+    if name.startswith("ablation"):
+        return AblationSettings
     return PretrainSettings if "pretrain" in name else FinetuneSettings
 
 
