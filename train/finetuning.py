@@ -21,7 +21,7 @@ from lxmert_fast.inputs import check_fits
 from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import Engine
-from .evaluate import answer_questions, score_answers
+from .evaluate import Answers, answer_questions, score_answers
 from .loop import fit
 from .new_model import config_for, open_regions, read_answers, seeded
 from .same import digest, digest_of_regions
@@ -39,7 +39,10 @@ def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    return fit(AnswerTask(settings), settings.optimisation, settings.run, **options)
+    from .daquar import DaquarTask
+
+    kind = DaquarTask if settings.task == "daquar" else AnswerTask
+    return fit(kind(settings), settings.optimisation, settings.run, **options)
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,13 @@ class AnswerTask(Task):
         """Mean soft score of the answers, overall and by answer type."""
         if self.valid is None or not self.valid.labelled:
             return {}
-        scores = score_answers(
+        return self.metrics(
             answer_questions(self.model, self.valid, workers=self.workers, ranks=engine.ranks)
         )
+
+    def metrics(self, answers: Answers) -> dict[str, Any]:
+        """What `validate` returns of the answers to the validation questions."""
+        scores = score_answers(answers)
         kinds = {name: score for name, (score, _) in scores.by_answer_type.items()}
         return {"accuracy": scores.overall, "by_answer_type": kinds}
 

@@ -48,8 +48,8 @@ def daquar(
     """Write DAQUAR (photos of rooms, people's questions) as a data-set folder.
 
     A tenth of the training images, whole scenes, is held out in valid.json; train_valid.json has all training
-    questions. test.json holds the test questions with one answer, test_all.json all of them. For research only:
-    do not pass the folder on.
+    questions. test.json holds the test questions with one answer, test_all.json all of them. For research
+    only: do not pass the folder on.
     """
     from lxmert_fast.data.daquar import export
 

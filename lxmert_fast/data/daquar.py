@@ -68,7 +68,7 @@ class Splits:
 
     @classmethod
     def read(cls, source: Path) -> Splits:
-        """Raises `InputError` for a list that is missing, empty or not UTF-8, and for an id that is there twice."""
+        """Raises `InputError` for a list that is missing, empty or not UTF-8, or holds an id twice."""
         train, test = (_read_list(source / f"{name}_images_list.txt") for name in ("train", "test"))
         if both := set(train) & set(test):
             raise InputError(
@@ -82,7 +82,7 @@ class Splits:
 
         The photos are numbered scene by scene and whole scenes are test scenes, so numbers that follow one
         another are views of one place. Whole runs of them are taken, spread evenly: no photo of a validation
-        scene is learnt from.
+        scene is learnt from. At least one run is taken.
         """
         runs: list[list[str]] = []
         last = None
@@ -97,7 +97,7 @@ class Splits:
             passed += len(run)
             if len(held) + len(run) / 2 <= share * passed:
                 held.update(run)
-        return held
+        return held or set(min(runs, key=len))
 
 
 def read_daquar(source: Path, splits: Splits) -> tuple[list[DaquarQuestion], list[DaquarQuestion]]:
@@ -124,9 +124,6 @@ def read_daquar(source: Path, splits: Splits) -> tuple[list[DaquarQuestion], lis
                 f"{split}_images_list.txt"
             )
         questions[split].append(question)
-    for split, found in questions.items():
-        if not found:
-            raise InputError(f"{source / QUESTIONS}: found no question of split {split!r}")
     return questions["train"], questions["test"]
 
 
@@ -166,6 +163,8 @@ def export(source: str | Path, folder: str | Path, vocabulary: str | Path | None
     }
     counts = {}
     for name, questions in files.items():
+        if not questions:
+            raise InputError(f"{source / QUESTIONS}: found no question for {name}")
         write_entries(folder / name, [question.entry() for question in questions])
         counts[name] = len(questions)
     entries = pretraining_entries(read_questions(folder / "train_valid.json"))

@@ -103,21 +103,18 @@ def _read_features(path: Path) -> dict[str, np.ndarray]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{path}: cannot be read: {' '.join(str(reason).split())[:160]}") from None
     kinds = {"image_id": "U", "boxes": "f", "features": "f", "obj_id": "iu", "obj_conf": "f"}
-    images, regions = len(arrays["image_id"]) if arrays["image_id"].ndim else 0, 0
-    if arrays["features"].ndim == 3:
-        regions = arrays["features"].shape[1]
+    shape = arrays["features"].shape
     for name, array in arrays.items():
-        wanted = (images, regions, array.shape[-1] if name == "features" else 4)[: _MEMBERS[name]]
-        if array.ndim != _MEMBERS[name] or array.shape != wanted or not array.size:
-            raise InputError(f"{path}: {name}: found shape {array.shape}, wanted {_shape(name)}")
+        numbers = (shape[-1] if name == "features" else 4,)
+        if len(shape) != 3 or array.shape != (*shape[:2], *numbers)[: _MEMBERS[name]] or not array.size:
+            found = ", ".join(f"{member} {value.shape}" for member, value in arrays.items())
+            raise InputError(
+                f"{path}: {name}: found shapes {found}, wanted image_id (I,), boxes (I, R, 4), "
+                "features (I, R, F), obj_id (I, R), obj_conf (I, R)"
+            )
         if array.dtype.kind not in kinds[name]:
             raise InputError(f"{path}: {name}: found type {array.dtype}, wanted {_type(kinds[name])}")
     return arrays
-
-
-def _shape(name: str) -> str:
-    sizes = {"image_id": "(I,)", "boxes": "(I, R, 4)", "features": "(I, R, F)"}
-    return f"{sizes.get(name, '(I, R)')}, I images of R regions as the other members have"
 
 
 def _type(kinds: str) -> str:
