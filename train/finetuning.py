@@ -18,12 +18,13 @@ from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset, VqaFolder, read_questions
 from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
+from lxmert_fast.losses import IGNORE
 from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import Engine
 from .evaluate import Answers, answer_questions, score_answers
 from .loop import fit
-from .new_model import config_for, open_regions, read_answers, seeded
+from .new_model import config_for, new_model, open_regions, read_answers
 from .same import digest, digest_of_regions
 from .settings import FinetuneSettings, VqaData
 from .shares import Counts
@@ -90,7 +91,7 @@ class AnswerTask(Task):
         self.workers = settings.run.workers
         self.questions_per_image = data.questions_per_image
 
-        def dataset(path: Path) -> VqaDataset:
+        def dataset(path: Path, best_answer: bool = False) -> VqaDataset:
             return VqaDataset(
                 path,
                 self.store,
@@ -98,9 +99,10 @@ class AnswerTask(Task):
                 self.answers,
                 unknown_answers=data.unknown_answers,
                 blind=data.blind,
+                best_answer=best_answer,
             )
 
-        self.train: VqaDataset = dataset(files.train)
+        self.train: VqaDataset = dataset(files.train, data.best_answer)
         if not self.train.labelled:
             raise InputError(f"{files.train}: its questions have no labels, nothing can be learnt from them")
         self.valid = dataset(files.valid) if files.valid else None
@@ -110,12 +112,12 @@ class AnswerTask(Task):
         source = settings.model.start_from
         if source is None:
             config = config_for(settings.model, self.text, self.store, len(self.answers))
-            return seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
+            return new_model(settings.model, config, LxmertForQuestionAnswering, self.text, settings.run.seed)
         pretrained = load_model(source)
         check_fits(pretrained.config, self.text, self.store, source)
         sizes = pretrained.config.to_dict() | {"num_qa_labels": len(self.answers)}
         config = LxmertConfig(**sizes)
-        model = seeded(settings.run.seed, lambda: LxmertForQuestionAnswering(config))
+        model = new_model(settings.model, config, LxmertForQuestionAnswering, self.text, settings.run.seed)
         state = pretrained.state_dict()
         table = settings.model.start_answers or source / LABEL2ANS
         if table.is_file() or settings.model.start_answers:
@@ -141,7 +143,10 @@ class AnswerTask(Task):
         }
 
     def counts(self, batch: Batch) -> Counts:
-        return super().counts(batch) | {
+        counts = super().counts(batch)
+        if self.train.best_answer:
+            counts["loss"] = float((batch.inputs["labels"] != IGNORE).sum())
+        return counts | {
             "tokens": float(batch.inputs["attention_mask"].sum()),
             "flops": self.training_flops(batch),
         }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import LxmertConfig
+from transformers import LxmertConfig, PreTrainedModel
 
+from lxmert_fast.bert import load_bert
 from lxmert_fast.data.answers import AnswerMap, AnswerTable
 from lxmert_fast.data.json_list import read_json
 from lxmert_fast.data.node_local import copy_to_node
@@ -17,7 +18,7 @@ from lxmert_fast.data.text import TextEncoder
 
 from .settings import ModelSettings, RunSettings
 
-M = TypeVar("M")
+P = TypeVar("P", bound=PreTrainedModel)
 
 
 def config_for(
@@ -28,7 +29,7 @@ def config_for(
     Vocabulary, feature size and classes are the data's; the visual losses are scaled by 1 / 0.15 as in the
     original, whatever the mask rate (reference 8.16).
     """
-    sizes = settings.model_dump(exclude={"start_from", "start_answers"})
+    sizes = settings.model_dump(exclude={"start_from", "start_answers", "bert"})
     return LxmertConfig(
         **sizes,
         vocab_size=text.vocab_size,
@@ -57,7 +58,16 @@ def read_answers(path: Path) -> AnswerTable | AnswerMap:
     return AnswerMap.from_files(None, path)
 
 
-def seeded(seed: int, build: Callable[[], M]) -> M:
-    """Seed PyTorch, then build: initial weights follow from `seed`."""
+def new_model(
+    settings: ModelSettings, config: LxmertConfig, model_class: type[P], text: TextEncoder, seed: int
+) -> P:
+    """Random weights that follow from `seed`; the text side is BERT's where the settings name one.
+
+    Raises:
+        InputError: a BERT that is missing or of other sizes.
+    """
     torch.manual_seed(seed)
-    return build()
+    model = model_class(config)
+    if settings.bert is not None:
+        load_bert(model, settings.bert, text)
+    return model

@@ -24,7 +24,7 @@ from lxmert_fast.models import LxmertForPreTraining
 
 from .engine import Engine
 from .loop import fit
-from .new_model import config_for, open_regions, read_answers, seeded
+from .new_model import config_for, new_model, open_regions, read_answers
 from .same import digest, digest_of_regions
 from .settings import PretrainingData, PretrainSettings
 from .shares import Counts
@@ -86,7 +86,7 @@ class PretrainTask(Task):
     def _model(self, settings: PretrainSettings) -> LxmertForPreTraining:
         if settings.model.start_from is None:
             config = config_for(settings.model, self.text, self.store, len(self.answers.names))
-            return seeded(settings.run.seed, lambda: LxmertForPreTraining(config))
+            return new_model(settings.model, config, LxmertForPreTraining, self.text, settings.run.seed)
         source = settings.model.start_from
         model = load_model(source, LxmertForPreTraining)
         check_fits(model.config, self.text, self.store, source, object_labels=True)

@@ -34,6 +34,9 @@ class ModelSettings(Section):
     """A Hugging Face folder or an original `.pth`; the sizes below are then read from it."""
     start_answers: Path | None = None
     """The answers of its head (`all_ans.json`), for an original `.pth`; a folder of ours holds its own."""
+    bert: Path | None = None
+    """A text-only BERT, folder or file, for the embeddings and first `l_layers` layers of a new model; its
+    width, heads and vocabulary must be the model's."""
     hidden_size: Count = 768
     num_attention_heads: Count = 12
     intermediate_size: Count = 3072
@@ -47,6 +50,12 @@ class ModelSettings(Section):
     """Standard deviation of new weights; narrow models learn faster with about 0.7 / sqrt(hidden_size)."""
     random_padding_rows: bool = True
     """Row 0 of the embedding tables starts as noise (the original) or as zeros (Hugging Face)."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ModelSettings:
+        if self.bert is not None and self.start_from is not None:
+            raise ValueError("start_from holds a whole model and bert a part of one: wanted one of them")
+        return self
 
 
 class GuardSettings(Section):
@@ -187,6 +196,9 @@ class VqaData(Section):
     questions_per_image: Count = 1
     """Questions of an image that stand in a training batch together, at most, so that it is read and encoded
     once for them. 1 draws every question on its own, as the original does."""
+    best_answer: bool = False
+    """Learn each question's first best answer by cross entropy (the original's `--mceLoss`), not the scores
+    of all answers, each by itself."""
     blind: bool = False
     """Zero every region: the question-only model, the figure to report beside any result."""
 

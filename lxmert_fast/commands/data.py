@@ -40,9 +40,9 @@ def daquar(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The data-set folder to write.")],
-    vocab: Annotated[
+    vocabulary: Annotated[
         Path | None,
-        typer.Option(help="A BERT vocabulary to use; if absent, one is learnt from the questions."),
+        typer.Option(help="BERT's vocab.txt, for models that start from BERT; else one is learnt."),
     ] = None,
 ) -> None:
     """Write DAQUAR (photos of rooms, people's questions) as a data-set folder.
@@ -53,8 +53,30 @@ def daquar(
     """
     from lxmert_fast.data.daquar import export
 
-    for name, count in export(source, out, vocab).items():
+    for name, count in export(source, out, vocabulary).items():
         typer.echo(f"{out / name}: {count:,}")
+
+
+@app.command()
+def nlvr(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder with NLVR's files.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The data-set folder to write.")],
+    orders: Annotated[
+        int, typer.Option(min=1, max=6, help="Orders of its three boxes in which a training scene is seen.")
+    ] = 6,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="BERT's vocab.txt, for models that start from BERT; else one is learnt."),
+    ] = None,
+) -> None:
+    """Make a data-set folder of NLVR v1: questions, regions drawn from the scenes, pictures.
+
+    SOURCE holds train_scenes.jsonl, train_sentences.json, train_pairs.jsonl, dev.json and test.json.
+    """
+    from lxmert_fast.data.nlvr_folder import make_folder
+
+    make_folder(source, out, orders=orders, vocabulary=vocabulary)
+    typer.echo(f"{out}: regions.h5, vocab.txt and train, valid, test, pretrain and pretrain_valid.json")
 
 
 @app.command()

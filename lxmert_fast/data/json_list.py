@@ -61,6 +61,29 @@ def read_entries(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise InputError(f"{path}: found {text.shown()} after the end of the list, wanted nothing")
 
 
+def read_json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """The values of a file of one JSON value a line, each with the words that name its place.
+
+    Raises `InputError` like `read_json`; blank lines are passed over.
+    """
+    empty = True
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            empty = False
+            place = f"{path}: line {number}"
+            try:
+                value = _decoder.decode(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{place}, column {error.colno}: {error.msg}") from None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{place}: not JSON: {error}") from None
+            yield place, value
+    if empty:
+        raise InputError(f"{path}: empty, wanted a JSON value a line")
+
+
 def text_of(value: Any, place: str, key: str) -> str:
     """A string that UTF-8 can hold; anything else is an `InputError` that names the key."""
     if not isinstance(value, str):

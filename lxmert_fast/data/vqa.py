@@ -28,6 +28,7 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import distinct
 from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.errors import InputError
+from lxmert_fast.losses import IGNORE
 
 # Questions tokenised in one call.
 _CHUNK = 50_000
@@ -117,12 +118,13 @@ class VqaDataset(Dataset):
         answers: the model's answers.
         unknown_answers: an answer outside `answers` is an "error" (VQA's way) or left out ("ignore", GQA's).
         blind: zeros for regions, for the question-only model.
+        best_answer: labels are the first best answer of each question, for a loss of one right answer.
         trim: cut T to the longest question of the batch; padding is never a key, so answers stay the same.
 
     Inputs: input_ids, attention_mask (B, T), visual_feats (B, O, F), visual_pos (B, O, 4); where questions
     of the same tokens repeat in the batch, each once, (S, T), with text_index (B,), and where images repeat
     likewise (I, O, F), (I, O, 4) with image_index (B,); visual_attention_mask where box counts differ;
-    labels (B, A) float32 where the file has labels.
+    labels (B, A) float32 where the file has labels, with `best_answer` (B,) int64, -100 = no answer.
     Extras: "rows" (B,) int64 example numbers; "question_ids", "answer_types", "question_types" (B entries).
 
     Raises:
@@ -138,6 +140,7 @@ class VqaDataset(Dataset):
         *,
         unknown_answers: Literal["error", "ignore"] = "error",
         blind: bool = False,
+        best_answer: bool = False,
         trim: bool = True,
     ) -> None:
         self.store = store
@@ -145,6 +148,7 @@ class VqaDataset(Dataset):
         self.answers = answers
         self.trim = trim
         self.blind = blind
+        self.best_answer = best_answer
         self.labelled = False
         self.question_ids: list[int | str] = []
         self.answer_types: list[str] = []
@@ -191,7 +195,11 @@ class VqaDataset(Dataset):
             labels = np.zeros((len(rows), len(self.answers)), np.float32)
             pairs = np.repeat(np.arange(len(rows)), np.diff(offsets))
             labels[pairs, self.targets.values[places]] = self.scores[places]
-            inputs["labels"] = torch.from_numpy(labels)
+            if self.best_answer:
+                best = np.where(labels.any(axis=1), labels.argmax(axis=1), IGNORE)
+                inputs["labels"] = torch.from_numpy(best)
+            else:
+                inputs["labels"] = torch.from_numpy(labels)
         question_ids = [self.question_ids[row] for row in rows]
         extras = {
             "rows": rows,

@@ -82,7 +82,7 @@ def test_own_vocabulary(tmp_path: Path, folder: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nwall\n")
     source = write_source(tmp_path / "source")
-    done = CliRunner().invoke(app, ["daquar", str(source), str(tmp_path / "out"), "--vocab", str(words)])
+    done = CliRunner().invoke(app, ["daquar", str(source), str(tmp_path / "out"), "--vocabulary", str(words)])
     assert done.exit_code == 0, done.output
     assert "vocab.txt: 6" in done.output
     assert TextEncoder(tmp_path / "out/vocab.txt").vocab_size == 6
