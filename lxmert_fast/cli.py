@@ -19,6 +19,7 @@ from .commands.doctor import doctor
 from .commands.explain import explain
 from .commands.plan import plan
 from .commands.report import report
+from .commands.score_daquar import daquar
 from .commands.verify import verify
 from .errors import Diverged, InputError, RanksLost
 from .kernels.configs import WrongVariable, check_environment
@@ -48,6 +49,7 @@ app.add_typer(score.app, name="score")
 data.app.command("nlvr2")(nlvr2.nlvr2)
 score.app.command("nlvr2")(score_nlvr.nlvr2)
 score.app.command("nlvr")(score_nlvr.nlvr)
+score.app.command("daquar")(daquar)
 app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("ablation")(ablation)

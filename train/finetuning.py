@@ -21,7 +21,7 @@ from lxmert_fast.inputs import check_fits
 from lxmert_fast.models import LxmertForQuestionAnswering
 
 from .engine import Engine
-from .evaluate import answer_questions, score_answers
+from .evaluate import Answers, answer_questions, score_answers
 from .image_pairs import PairTask
 from .loop import fit
 from .new_model import config_for, load_backbone, new_model, open_regions, read_answers
@@ -40,7 +40,10 @@ def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
         InputError: a file that is missing or wrong.
         Diverged: a loss or gradient that is not finite.
     """
-    task = PairTask(settings) if settings.task == "nlvr2" else AnswerTask(settings)
+    from .daquar import DaquarTask
+
+    special: dict[str, type[Task]] = {"nlvr2": PairTask, "daquar": DaquarTask}
+    task = special.get(settings.task, AnswerTask)(settings)
     recorded = {"settings": settings.model_dump(mode="json")}
     return fit(task, settings.optimisation, settings.run, **recorded | options)
 
@@ -182,9 +185,13 @@ class AnswerTask(Task):
         """Mean soft score of the answers, overall and by answer type."""
         if self.valid is None or not self.valid.labelled:
             return {}
-        scores = score_answers(
+        return self.metrics(
             answer_questions(self.model, self.valid, workers=self.workers, ranks=engine.ranks)
         )
+
+    def metrics(self, answers: Answers) -> dict[str, Any]:
+        """What `validate` returns of the answers to the validation questions."""
+        scores = score_answers(answers)
         kinds = {name: score for name, (score, _) in scores.by_answer_type.items()}
         return {"accuracy": scores.overall, "by_answer_type": kinds}
 

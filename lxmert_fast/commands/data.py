@@ -33,6 +33,32 @@ def easyvqa(
 
 
 @app.command()
+def daquar(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of daquar_all.json, the lists of train and test images and features.npz."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The data-set folder to write.")],
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="BERT's vocab.txt, for models that start from BERT; else one is learnt."),
+    ] = None,
+) -> None:
+    """Write DAQUAR (photos of rooms, people's questions) as a data-set folder.
+
+    A tenth of the training images, whole scenes, is held out in valid.json; train_valid.json has all training
+    questions. test.json holds the test questions with one answer, test_all.json all of them. For research
+    only: do not pass the folder on.
+    """
+    from lxmert_fast.data.daquar import export
+
+    for name, count in export(source, out, vocabulary).items():
+        typer.echo(f"{out / name}: {count:,}")
+
+
+@app.command()
 def nlvr(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder with NLVR's files.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The data-set folder to write.")],
