@@ -38,6 +38,7 @@ def measure(
 
     Args:
         names: of the contenders; all if None.
+        tiny: a tiny model, whose times mean nothing: no further rounds.
         rounds: at the least; for up to `EXTRA` seconds more where the machine is not quiet.
         counted: also count FLOPs, operations and bytes of Hugging Face's eager model and of ours.
 
@@ -55,7 +56,7 @@ def measure(
 
     benchmark.pedantic(one_round, rounds=rounds)
     until = time.monotonic() + EXTRA
-    while not race.settled and time.monotonic() < until:
+    while not tiny and not race.settled and time.monotonic() < until:
         one_round()
     benchmark.extra_info["race"] = {
         "workload": workload.name,

@@ -9,21 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import call
 
 REPO = Path(__file__).resolve().parents[2]
-COMMAND = Path(sys.executable).with_name("lxmert-fast")
 #: Small models run faster so, and leave the rest to the tests beside them.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(COMMAND), "bench", *map(str, arguments)],
-        env=ONE_THREAD,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +36,7 @@ def results(tmp_path_factory) -> Path:
 
 
 def test_report_writes_tables_and_plots(results, tmp_path):
-    done = call("report", results, "--out", tmp_path)
+    done = call("bench", "report", results, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     written = [Path(line).name for line in done.stdout.split()]
     assert written == ["report.md", "vqa_inference_batch.png"]
@@ -57,18 +47,18 @@ def test_report_writes_tables_and_plots(results, tmp_path):
 
 
 def test_compare_with_itself_finds_nothing(results):
-    done = call("compare", results, results)
+    done = call("bench", "compare", results, results)
     assert done.stdout == "nothing moved by more than 5%\n"
 
 
 def test_counts_as_json_and_as_a_table():
-    done = call("counts", "--workload", "captions4", "--pairs", 8, "--tiny", "--json")
+    done = call("bench", "counts", "--workload", "captions4", "--pairs", 8, "--tiny", "--json")
     found = json.loads(done.stdout)
     assert (found["workload"], found["pairs"], found["per_image"]) == ("captions4", 8, 4)
     rows = found["modes"]["step"]
     assert rows["ours"]["flops"] < rows["huggingface eager"]["flops"]
     assert 0 < rows["ours"]["saved_bytes"] < rows["huggingface eager"]["saved_bytes"]
-    table = call("counts", "--workload", "nlvr2", "--pairs", 8, "--tiny").stdout
+    table = call("bench", "counts", "--workload", "nlvr2", "--pairs", 8, "--tiny").stdout
     assert "| nlvr2 training step, 8 pairs | ours |" in table
 
 
@@ -83,7 +73,7 @@ def test_counts_as_json_and_as_a_table():
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words):
-    done = call(*arguments)
+    done = call("bench", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 from cases import make_config
+from commands import call
 from small_data import aggregated, known_store, small_encoder, write_json
 
 from lxmert_fast.answering import save_model_folder
@@ -17,7 +18,8 @@ from lxmert_fast.models import LxmertForQuestionAnswering
 COMMAND = Path(sys.executable).with_name("lxmert-fast")
 
 
-def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+def call_alone(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own, which reads its environment anew."""
     return subprocess.run(
         [str(COMMAND), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
     )
@@ -66,7 +68,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     ids="-".join,
 )
 def test_every_command_explains_itself(command):
-    done = call(*command, "--help")
+    done = call_alone(*command, "--help")
     assert done.returncode == 0
     assert "Usage: lxmert-fast" in done.stdout
     assert len(done.stdout.split("\n\n")[1].strip()) > 20
@@ -168,6 +170,6 @@ def test_an_environment_variable_that_is_wrong_is_one_line(
 ):
     (tmp_path / "table.json").write_text('{"80": 3}', encoding="utf-8")
     monkeypatch.setenv(variable, str(tmp_path / value) if value.endswith("json") else value)
-    line = refusal(call("bench", "counts", "--tiny", "--pairs", 8))
+    line = refusal(call_alone("bench", "counts", "--tiny", "--pairs", 8))
     assert variable in line
     assert words in line

@@ -29,8 +29,12 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def random_batches(count: int, dtype: torch.dtype = torch.float32) -> Iterator[dict[str, Any]]:
-    """Pairs, texts, lengths and images change from batch to batch."""
-    generator = torch.Generator().manual_seed(0)
+    """Pairs, texts, lengths and images change from batch to batch.
+
+    In the first one no two sizes are alike and none is 1, for which PyTorch would make graphs of their own;
+    later ones have one image, and as many images as pairs.
+    """
+    generator = torch.Generator().manual_seed(1)
 
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high, (1,), generator=generator))
@@ -51,14 +55,14 @@ def random_batches(count: int, dtype: torch.dtype = torch.float32) -> Iterator[d
 
 @torch.no_grad()
 def test_batches_of_any_shape_share_a_few_graphs():
-    """PyTorch makes another one only for a size of 1, and where two sizes were equal at first."""
+    """PyTorch makes another one only for a size of 1."""
     plain = scatter(LxmertForQuestionAnswering(make_config(**SMALL))).eval()
     compiled = compile_model(scatter(LxmertForQuestionAnswering(make_config(**SMALL))).eval())
     for batch in random_batches(8):
         found, wanted = compiled(**batch), plain(**batch)
         assert_close(found.question_answering_score, wanted.question_answering_score, tolerance=FP32)
     assert not counters["graph_break"]
-    assert 1 <= counters["stats"]["unique_graphs"] <= 4
+    assert 1 <= counters["stats"]["unique_graphs"] <= 2
 
 
 def test_gradients():

@@ -120,7 +120,11 @@ def run_ranks(size: int, jobs: list[dict[str, Any]], timeout: float = 240) -> li
     plan = output.with_name(f"{output.name}-jobs.json")
     plan.write_text(json.dumps(jobs))
     ranks = start_ranks(size, [str(HERE / "small_runs.py"), str(plan)])
-    told = [rank.communicate(timeout=timeout)[0] for rank in ranks]
+    try:
+        told = [rank.communicate(timeout=timeout)[0] for rank in ranks]
+    finally:
+        for rank in ranks:  # those that a time-out leaves would take time from all tests after it
+            rank.kill()
     assert not any(rank.returncode for rank in ranks), "\n".join(told)
     return json.loads(plan.with_suffix(".out").read_text())
 
@@ -136,7 +140,15 @@ def train(tree: dict[str, Any]) -> dict[str, Any]:
     return finetune(check_settings(FinetuneSettings, tree, "test"))
 
 
+def _take_half_precision() -> None:
+    """DeepSpeed takes fp16 on a processor with AVX-512 FP16 alone, PyTorch computes in it on any."""
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
+
+
 def _main(plan: Path) -> None:
+    _take_half_precision()
     jobs = json.loads(plan.read_text())
     summaries = [train(tree) for tree in jobs]
     if os.environ["RANK"] == "0":

@@ -8,6 +8,7 @@ gradient nearly cancels keeps no more than a few of its digits at each of 20 upd
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,22 @@ WAYS: dict[int, dict[str, dict[str, Any]]] = {
     4: {"zero 3": {"zero": {"stage": 3}}},
 }
 """By ranks: what is asked of each run."""
+RARE = {"word_mask_rate": 0.01, "object_mask_rate": 0.0, "valid": []}
+LATE = {"answer_from_epoch": 1, "valid": []}
+SHORT: dict[str, dict[str, Any]] = {
+    "rare, zero 1": {"data": RARE, "zero": {"stage": 1}},
+    "rare, zero 3": {"data": RARE, "zero": {"stage": 3}},
+    "late, zero 2": {"data": LATE, "zero": {"stage": 2}},
+    "bf16, zero 2": {"precision": "bf16", "zero": {"stage": 2}},
+    "bf16, zero 3": {"precision": "bf16", "zero": {"stage": 3}},
+    # a small first scale: an object hidden by zeros has a gradient of 1e4 while its bias is zero
+    "fp16, zero 1": {
+        "precision": "fp16",
+        "zero": {"stage": 1},
+        "deepspeed": {"fp16": {"initial_scale_power": 2}},
+    },
+}
+"""Runs of two epochs on two ranks, and what is asked of them."""
 CASES = [(ranks, way) for ranks, ways in WAYS.items() for way in ways]
 
 
@@ -67,17 +84,56 @@ def alone(folder: Path, base: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def together(folder: Path, base: dict[str, Any]) -> Any:
-    """All runs on so many ranks, one after another in one process group."""
-    done: set[int] = set()
+def questions(folder: Path, base: dict[str, Any]) -> Any:
+    """The job of a fine-tuning."""
+    data = write_questions(folder, base)
 
-    def run(ranks: int, way: str) -> Path:
-        outputs = {name: folder / f"{ranks}-{number}" for number, name in enumerate(WAYS[ranks])}
-        if ranks not in done:
-            done.add(ranks)
-            jobs = [job(base, outputs[name], **asked) for name, asked in WAYS[ranks].items()]
-            run_ranks(ranks, jobs)
-        return outputs[way]
+    def make(output: Path, **asked: Any) -> dict[str, Any]:
+        return job(base, output, **asked) | {"data": data, "task": "vqa"}
+
+    return make
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run of several ranks."""
+
+    run: Path
+    summary: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path, base: dict[str, Any], alone: Any, questions: Any) -> Any:
+    """A run by ranks and name. All on so many ranks go one after another in one process group: a rank starts
+    in seconds and trains in tenths of one."""
+    found: dict[int, dict[str, Done]] = {}
+
+    def goes_on(name: str, run: Path, update: int, stage: int) -> dict[str, Any]:
+        return job(base, cut_back(run, folder / name, update), zero={"stage": stage})
+
+    def jobs(ranks: int) -> dict[str, dict[str, Any]]:
+        made = {
+            name: job(base, folder / f"{ranks}-{number}", **asked)
+            for number, (name, asked) in enumerate(WAYS[ranks].items())
+        }
+        if ranks == 2:
+            made |= {name: job(base, folder / name, epochs=2, **asked) for name, asked in SHORT.items()}
+            for stage in (2, 3):
+                name = f"questions, zero {stage}"
+                made[name] = questions(folder / name, zero={"stage": stage})
+        if ranks == 3:
+            made["from 2"] = goes_on("from 2", run(2, "zero 2").run, 8, stage=3)
+            made["from 3"] = goes_on("from 3", run(2, "zero 3").run, 12, stage=1)
+            made["from 1"] = goes_on("from 1", alone("bertadam"), 4, stage=0)
+        return made
+
+    def run(ranks: int, name: str) -> Done:
+        if ranks not in found:
+            asked = jobs(ranks)
+            outputs = [Path(tree["run"]["output"]) for tree in asked.values()]
+            summaries = run_ranks(ranks, list(asked.values()), timeout=600)
+            found[ranks] = dict(zip(asked, map(Done, outputs, summaries), strict=True))
+        return found[ranks][name]
 
     return run
 
@@ -106,7 +162,7 @@ def assert_same_weights(found: Path, wanted: Path) -> None:
 
 @pytest.mark.parametrize(("ranks", "way"), CASES, ids=[f"{ranks} ranks, {way}" for ranks, way in CASES])
 def test_the_same_run(alone: Any, together: Any, ranks: int, way: str) -> None:
-    assert_same_run(together(ranks, way), alone(WAYS[ranks][way].get("optimizer", "bertadam")))
+    assert_same_run(together(ranks, way).run, alone(WAYS[ranks][way].get("optimizer", "bertadam")))
 
 
 def cut_back(run: Path, copy: Path, update: int) -> Path:
@@ -124,67 +180,47 @@ def cut_back(run: Path, copy: Path, update: int) -> Path:
 def test_a_run_goes_on_with_other_ranks_and_another_stage(
     folder: Path, base: dict[str, Any], alone: Any, together: Any
 ) -> None:
-    """From two ranks at stage 2 and 3 to three and two at others, and to one process and back."""
+    """From two ranks at stage 2 and 3 to three at others, and to one process and back."""
     wanted = alone("bertadam")
-    from_2 = cut_back(together(2, "zero 2"), folder / "from 2", 8)
-    from_3 = cut_back(together(2, "zero 3"), folder / "from 3", 12)
-    from_1 = cut_back(wanted, folder / "from 1", 4)
-    to = cut_back(together(2, "zero 1"), folder / "to 1", 16)
-    tree = job(base, to)
-    assert train(tree)["resumed_at"] == 16
-    jobs = [
-        job(base, from_2, zero={"stage": 3}),
-        job(base, from_3, zero={"stage": 1}),
-        job(base, from_1, zero={"stage": 0}),
-    ]
-    assert [summary["resumed_at"] for summary in run_ranks(3, jobs)] == [8, 12, 4]
-    for run in (from_2, from_3, from_1, to):
-        assert_same_run(run, wanted)
+    to = cut_back(together(2, "zero 1").run, folder / "to 1", 16)
+    assert train(job(base, to))["resumed_at"] == 16
+    assert_same_run(to, wanted)
+    for name, update in (("from 2", 8), ("from 3", 12), ("from 1", 4)):
+        done = together(3, name)
+        assert done.summary["resumed_at"] == update
+        assert_same_run(done.run, wanted)
 
 
-def test_without_a_single_label_on_a_rank_and_none_at_all(folder: Path, base: dict[str, Any]) -> None:
+def test_without_a_single_label_on_a_rank_and_none_at_all(
+    folder: Path, base: dict[str, Any], together: Any
+) -> None:
     """A rank whose batch has no answer and no masked word reduces zeros; a run without any answer trains."""
-    data = {"word_mask_rate": 0.01, "object_mask_rate": 0.0, "valid": []}
-    rare = [job(base, folder / f"rare-{n}", epochs=2, data=data, zero={"stage": n}) for n in (1, 3)]
-    late = job(base, folder / "late", epochs=2, data={"answer_from_epoch": 1, "valid": []}, zero={"stage": 2})
-    alone = job(base, folder / "late alone", epochs=2, data={"answer_from_epoch": 1, "valid": []})
-    for summary in run_ranks(2, [*rare, late]):
-        assert summary["updates"] == 10
-        assert all(torch.tensor(list(summary["last_losses"].values())).isfinite())
-    train(alone)
+    late = together(2, "late, zero 2")
+    for done in (together(2, "rare, zero 1"), together(2, "rare, zero 3"), late):
+        assert done.summary["updates"] == 10
+        assert all(torch.tensor(list(done.summary["last_losses"].values())).isfinite())
+    train(job(base, folder / "late alone", epochs=2, data=LATE))
     # the answer head rests in the first epoch: under ZeRO too it must not decay then
-    assert_same_weights(folder / "late", folder / "late alone")
+    assert_same_weights(late.run, folder / "late alone")
 
 
-def test_half_precision_trains(folder: Path, base: dict[str, Any]) -> None:
-    half = [
-        job(base, folder / "bf16", epochs=2, precision="bf16", zero={"stage": 2}),
-        job(base, folder / "bf16 again", epochs=2, precision="bf16", zero={"stage": 3}),
-    ]
-    # a small first scale: an object hidden by zeros has a gradient of 1e4 while its bias is zero
-    small = {"fp16": {"initial_scale_power": 2}}
-    half.append(job(base, folder / "fp16", epochs=2, precision="fp16", zero={"stage": 1}, deepspeed=small))
-    whole, other, scaled = run_ranks(2, half)
-    assert scaled["last_losses"]["total"] < 0.9 * scaled["first_losses"]["total"]
-    assert lines(folder / "fp16")[-1]["loss_scale"] >= 1.0
-    assert whole["last_losses"]["total"] < 0.9 * whole["first_losses"]["total"]
+def test_half_precision_trains(together: Any) -> None:
+    whole, other, scaled = (together(2, name) for name in ("bf16, zero 2", "bf16, zero 3", "fp16, zero 1"))
+    assert scaled.summary["last_losses"]["total"] < 0.9 * scaled.summary["first_losses"]["total"]
+    assert lines(scaled.run)[-1]["loss_scale"] >= 1.0
+    last = whole.summary["last_losses"]["total"]
+    assert last < 0.9 * whole.summary["first_losses"]["total"]
     # 8 bits of a significand, ten updates: two stages agree to a few of them
-    assert other["last_losses"]["total"] == pytest.approx(whole["last_losses"]["total"], rel=2**-5)
-    state = load_file(folder / "bf16" / "last" / "model.safetensors")
+    assert other.summary["last_losses"]["total"] == pytest.approx(last, rel=2**-5)
+    state = load_file(whole.run / "last" / "model.safetensors")
     assert {x.dtype for x in state.values()} == {torch.float32}
 
 
-def test_fine_tuning_is_the_same_too(folder: Path, base: dict[str, Any]) -> None:
+def test_fine_tuning_is_the_same_too(folder: Path, questions: Any, together: Any) -> None:
     """Losses, weights, and the validation whose questions the ranks share."""
-    data = write_questions(folder, base)
-
-    def questions(output: Path, **asked: Any) -> dict[str, Any]:
-        return job(base, output, **asked) | {"data": data, "task": "vqa"}
-
     alone = train(questions(folder / "asked"))
-    stages = {stage: folder / f"asked at {stage}" for stage in (2, 3)}
-    found = run_ranks(2, [questions(run, zero={"stage": stage}) for stage, run in stages.items()])
-    for summary, run in zip(found, stages.values(), strict=True):
-        assert_same_run(run, folder / "asked")
-        assert summary["best"]["accuracy"] == pytest.approx(alone["best"]["accuracy"])
-        assert summary["best"]["epoch"] == alone["best"]["epoch"]
+    for stage in (2, 3):
+        done = together(2, f"questions, zero {stage}")
+        assert_same_run(done.run, folder / "asked")
+        assert done.summary["best"]["accuracy"] == pytest.approx(alone["best"]["accuracy"])
+        assert done.summary["best"]["epoch"] == alone["best"]["epoch"]
