@@ -10,7 +10,7 @@ from lxmert_fast.metrics.wordnet import Nouns
 from lxmert_fast.metrics.wups import Wups
 
 from .evaluate import Answers
-from .finetuning import AnswerTask, VqaFiles
+from .finetuning import AnswerTask
 from .settings import FinetuneSettings
 
 
@@ -20,8 +20,8 @@ class DaquarTask(AnswerTask):
     def __init__(self, settings: FinetuneSettings) -> None:
         super().__init__(settings)
         self.wups = Wups(Nouns())
-        valid = VqaFiles.of(settings.data).valid
-        self.right = {row.question_id: row.label or {} for row in read_questions(valid)} if valid else {}
+        rows = (row for file in self.files.valid for row in read_questions(file))
+        self.right = {row.question_id: row.label or {} for row in rows}
 
     def metrics(self, answers: Answers) -> dict[str, Any]:
         """The accuracy's metrics, then "wups_0.9" and "wups_0.0"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def finetune(settings: FinetuneSettings, **options: Any) -> dict[str, Any]:
     """
     from .daquar import DaquarTask
 
-    special: dict[str, type[Task]] = {"nlvr2": PairTask, "daquar": DaquarTask}
+    special: dict[str, Callable[[FinetuneSettings], Task]] = {"nlvr2": PairTask, "daquar": DaquarTask}
     task = special.get(settings.task, AnswerTask)(settings)
     recorded = {"settings": settings.model_dump(mode="json")}
     return fit(task, settings.optimisation, settings.run, **recorded | options)
@@ -88,7 +89,7 @@ class AnswerTask(Task):
     def __init__(self, settings: FinetuneSettings) -> None:
         data = settings.data
         assert isinstance(data, VqaData)
-        files = VqaFiles.of(data)
+        self.files = files = VqaFiles.of(data)
         self.text = TextEncoder(files.vocabulary, data.max_length)
         self.store = open_regions(files.regions, settings.run)
         self.answers = files.answers

@@ -97,7 +97,8 @@ class Splits:
             passed += len(run)
             if len(held) + len(run) / 2 <= share * passed:
                 held.update(run)
-        return held or set(min(runs, key=lambda run: len(run)))
+        shortest = min(runs, key=len)
+        return held or set(shortest)
 
 
 def read_daquar(source: Path, splits: Splits) -> tuple[list[DaquarQuestion], list[DaquarQuestion]]:
