@@ -85,8 +85,11 @@ Compile = Annotated[bool, typer.Option("--compile", help="Run the encoders throu
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit products on the CPU: faster, not exact.")]
 Workers = Annotated[int, typer.Option(help="Processes that read ahead of the model.", min=0)]
 Format = Annotated[
-    Literal["vqa", "gqa"],
-    typer.Option("--format", help="vqa: answer and question_id; gqa: prediction and questionId, a string."),
+    Literal["vqa", "gqa", "nlvr"],
+    typer.Option(
+        "--format",
+        help="vqa: answer and question_id; gqa: prediction and questionId, a string; nlvr: IDENTIFIER,true.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 

@@ -19,7 +19,13 @@ from lxmert_fast.data.text import TextEncoder
 from lxmert_fast.data.vqa import VqaDataset
 from lxmert_fast.errors import InputError
 from lxmert_fast.inputs import check_fits
-from lxmert_fast.metrics.prediction_files import FORMATS, check_id, prepare_output, write_predictions
+from lxmert_fast.metrics.prediction_files import (
+    FORMATS,
+    check_answers,
+    check_id,
+    prepare_output,
+    write_predictions,
+)
 from lxmert_fast.metrics.scores import Scores
 from lxmert_fast.models import LxmertForQuestionAnswering
 
@@ -110,7 +116,7 @@ def evaluate_files(
     int8: bool = False,
     workers: int = 1,
     predictions: Path | None = None,
-    form: Literal["vqa", "gqa"] = "vqa",
+    form: Literal["vqa", "gqa", "nlvr"] = "vqa",
 ) -> Evaluation:
     """Score a fine-tuned model folder on a labelled question file; `blind` zeroes every region.
 
@@ -130,6 +136,7 @@ def evaluate_files(
                 f"{questions}: its questions have no labels, nothing can be scored; use `lxmert-fast predict`"
             )
         if predictions is not None:
+            check_answers(names.names, FORMATS[form], folder)
             for question_id in dataset.question_ids:
                 check_id(question_id, FORMATS[form], questions)
             prepare_output(predictions)

@@ -22,7 +22,13 @@ from lxmert_fast.data.regions import RegionStore
 from lxmert_fast.data.sharing import Runs
 from lxmert_fast.files import file_digest, lock, writing
 from lxmert_fast.inputs import check_fits
-from lxmert_fast.metrics.prediction_files import FORMATS, check_id, prepare_output, write_predictions
+from lxmert_fast.metrics.prediction_files import (
+    FORMATS,
+    check_answers,
+    check_id,
+    prepare_output,
+    write_predictions,
+)
 
 from .evaluate import load
 from .same import code_facts, digest, digest_of_regions
@@ -40,7 +46,7 @@ def predict_files(
     compiled: bool = False,
     int8: bool = False,
     workers: int = 1,
-    form: Literal["vqa", "gqa"] = "vqa",
+    form: Literal["vqa", "gqa", "nlvr"] = "vqa",
 ) -> int:
     """Answer a question file into `out` (reference 3.7), in the order of the questions, written whole.
 
@@ -55,6 +61,7 @@ def predict_files(
             writes `out`.
     """
     loaded = load(model_folder, device, compiled, int8)
+    check_answers(loaded.answers.names, FORMATS[form], model_folder)
     with RegionStore(*regions) as store:
         check_fits(loaded.model.config, loaded.text, store, model_folder)
         index = QuestionIndex(questions, store, loaded.text)

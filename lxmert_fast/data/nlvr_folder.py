@@ -14,6 +14,7 @@ from lxmert_fast.data.nlvr_regions import BOXES, draw, write_regions
 from lxmert_fast.data.text import learn_vocabulary, read_vocabulary
 from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_text, writing
+from lxmert_fast.metrics.nlvr import plain
 
 ORDERS = tuple(permutations(range(BOXES)))
 """Of the boxes, which carries no meaning; the first is that of the file."""
@@ -33,7 +34,7 @@ def make_folder(
         regions.h5        of all images: train/SCENE/ORDER, valid/IDENTIFIER, test/IDENTIFIER
         images/valid, images/test    drawings, for looking at
 
-    "question_type" says whether a sentence of valid.json and test.json occurs in training, word for word.
+    "question_type" says whether a sentence of valid.json and test.json occurs in training (as `plain` compares).
 
     Args:
         orders: box orders of a training scene, 1 to 6.
@@ -46,7 +47,7 @@ def make_folder(
         raise InputError(f"orders: found {orders}, wanted 1 to {len(ORDERS)}")
     train = read_training(source)
     held_out = {"valid": read_official(source / "dev.json"), "test": read_official(source / "test.json")}
-    known = {example.sentence for example in train.examples}
+    known = {plain(example.sentence) for example in train.examples}
     with writing(folder):
         for split, rows in held_out.items():
             pictures = folder / "images" / split
@@ -88,7 +89,7 @@ def _question(example: Example, split: str, order: int | None, known: Container[
         "sent": example.sentence,
         "label": {example.label: 1.0},
         "answer_type": example.label,
-        "question_type": "" if order is not None else KINDS[example.sentence in known],
+        "question_type": "" if order is not None else KINDS[plain(example.sentence) in known],
     }
 
 

@@ -1,8 +1,9 @@
-"""Prediction files of VQA and GQA, as the original writes them and the evaluation servers take them
-(reference 3.7): a JSON list, four blanks a level, keys sorted.
+"""Prediction files, as the original writes them and the evaluation servers take them (reference 3.7): a JSON
+list, four blanks a level, keys sorted; for NLVR a line an example.
 
-    VQA  [{"answer": "cat", "question_id": 458752000}, ...]
-    GQA  [{"prediction": "cat", "questionId": "202218649"}, ...]
+    VQA   [{"answer": "cat", "question_id": 458752000}, ...]
+    GQA   [{"prediction": "cat", "questionId": "202218649"}, ...]
+    NLVR  1572-0,true
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class PredictionFormat:
 
 VQA = PredictionFormat("VQA", "answer", "question_id", int)
 GQA = PredictionFormat("GQA", "prediction", "questionId", str)
-FORMATS = {"vqa": VQA, "gqa": GQA}
+NLVR = PredictionFormat("NLVR", "label", "identifier", str)
+FORMATS = {"vqa": VQA, "gqa": GQA, "nlvr": NLVR}
 
 
 def prediction_lines(
@@ -44,14 +46,17 @@ def prediction_lines(
     """The text of a prediction file, piece by piece: at any number of rows the bytes of
     `json.dumps(..., indent=4, sort_keys=True)`.
 
-    A VQA id is written as it is, for data sets of one's own whose ids are strings; a GQA id is a string.
+    A VQA id is written as it is, for data sets of one's own whose ids are strings; others are strings.
 
     Args:
         rows: question id and answer. source: where the ids come from, for the error line.
 
     Raises:
-        InputError: the GQA format and an id that is a number.
+        InputError: an id that is a number, in another format than VQA's.
     """
+    if form is NLVR:
+        yield from (f"{question_id},{answer}\n" for question_id, answer in rows)
+        return
     mark = "["
     for question_id, answer in rows:
         check_id(question_id, form, source)
@@ -64,8 +69,17 @@ def prediction_lines(
 
 def check_id(question_id: int | str, form: PredictionFormat, source: str | Path) -> None:
     """Raise `InputError` for an id that the format does not take."""
-    if form is GQA and not isinstance(question_id, str):
-        raise InputError(f"{source}: question {question_id}: a number, wanted a string as GQA's ids are")
+    if form is not VQA and not isinstance(question_id, str):
+        raise InputError(
+            f"{source}: question {question_id}: a number, wanted a string as {form.name}'s ids are"
+        )
+
+
+def check_answers(answers: Iterable[str], form: PredictionFormat, source: str | Path) -> None:
+    """Raise `InputError` for answers of a model that the format does not take."""
+    others = sorted(set(answers) - {"true", "false"})
+    if form is NLVR and others:
+        raise InputError(f"{source}: can answer {others[0]!r:.60}, the NLVR format takes true and false")
 
 
 def write_predictions(

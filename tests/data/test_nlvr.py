@@ -126,7 +126,7 @@ def test_sentences_of_training_are_told_apart(source: Path, tmp_path: Path):
     folder.mkdir()
     for file in source.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    rows[0]["sentence"] = f"{known} "
+    rows[0]["sentence"] = f"{known.upper()} "
     (folder / "dev.json").write_text("\n".join(map(json.dumps, rows)))
     make_folder(folder, tmp_path / "out", orders=1)
     kinds = {q.question_id: q.question_type for q in read_questions(tmp_path / "out/valid.json")}

@@ -10,10 +10,13 @@ import pytest
 from small_data import write_json
 
 from lxmert_fast.errors import InputError
+from lxmert_fast.metrics.nlvr import read_predictions as read_lines
 from lxmert_fast.metrics.prediction_files import (
     GQA,
+    NLVR,
     VQA,
     PredictionFormat,
+    check_answers,
     prediction_lines,
     read_predictions,
     write_predictions,
@@ -33,6 +36,16 @@ def test_the_bytes_are_those_of_the_original(form: PredictionFormat, tmp_path: P
 def test_a_number_is_no_gqa_id() -> None:
     with pytest.raises(InputError, match=r"^q\.json: question 7: a number, wanted a string"):
         list(prediction_lines([("1", "a"), (7, "b")], GQA, "q.json"))
+
+
+def test_nlvr_takes_lines_of_true_and_false(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "out.csv", [("1572-0", "true"), ("1572-1", "false")], NLVR, "q.json")
+    assert (tmp_path / "out.csv").read_bytes() == b"1572-0,true\n1572-1,false\n"
+    assert read_lines(tmp_path / "out.csv") == {"1572-0": True, "1572-1": False}
+    check_answers(["false", "true"], NLVR, "model")
+    check_answers(["cat"], VQA, "model")
+    with pytest.raises(InputError, match=r"^model: can answer 'cat', the NLVR format takes true and false"):
+        check_answers(["cat", "true"], NLVR, "model")
 
 
 def test_nothing_is_left_of_a_file_that_is_not_finished(tmp_path: Path) -> None:
