@@ -34,7 +34,7 @@ def make_folder(
         regions.h5        of all images: train/SCENE/ORDER, valid/IDENTIFIER, test/IDENTIFIER
         images/valid, images/test    drawings, for looking at
 
-    "question_type" says whether a sentence of valid.json and test.json occurs in training (as `plain` compares).
+    "question_type" says whether a sentence of valid.json and test.json occurs in training, by `plain`.
 
     Args:
         orders: box orders of a training scene, 1 to 6.
