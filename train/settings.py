@@ -29,9 +29,16 @@ from .config_files import find_config, read_config
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
-Files = Annotated[
-    list[Path], BeforeValidator(lambda given: [given] if isinstance(given, (str, Path)) else given)
-]
+
+
+def _listed(given: Any) -> Any:
+    """One path, a list of them, or null for none."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, (str, Path)) else given
+
+
+Files = Annotated[list[Path], BeforeValidator(_listed)]
 """One path or a list of them."""
 Subset = Literal["tiny", "fast", "full"]
 """All of the data, or what is said about the first images of every file: 512 or 5,000 of them (pre-training:
