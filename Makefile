@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 DATA ?=
 KILLS ?= 50
+NLVR ?= ../shared/data/nlvr
+DAQUAR ?= ../shared/data/daquar
 
-.PHONY: demo test lint bench bench-all bench-gpu soak clean
+.PHONY: demo test lint bench bench-all bench-gpu soak nlvr daquar clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.py constraints.txt
@@ -48,6 +50,35 @@ bench-gpu: $(STAMP)
 # Kills ranks of a run at random, $(KILLS) times in at least 2,000 updates, and compares with an unbroken run.
 soak: $(STAMP)
 	PYTHONPATH=tests/data $(BIN)/python tests/train/soak.py --kills $(KILLS)
+
+# Two published benchmarks from their files to scores: NLVR v1 in hours on two cores, DAQUAR in minutes. Again
+# goes on.
+nlvr: RUN := OMP_NUM_THREADS=1 $(BIN)/lxmert-fast
+nlvr: $(STAMP)
+	test -f runs/nlvr/data/regions.h5 || $(RUN) data nlvr '$(NLVR)' runs/nlvr/data
+	$(RUN) launch pretrain nlvr_pretrain --ranks 2
+	$(RUN) launch finetune nlvr --ranks 2
+	$(RUN) launch finetune nlvr --ranks 2 model.start_from=null run.output=runs/nlvr/scratch
+	for model in finetuned scratch; do for split in valid test; do \
+		$(RUN) predict runs/nlvr/$$model/best runs/nlvr/data/$$split.json runs/nlvr/$$model/$$split.csv \
+			--regions runs/nlvr/data/regions.h5 --format nlvr || exit; \
+	done; \
+	$(RUN) score nlvr runs/nlvr/$$model/valid.csv '$(NLVR)/dev.json' --train-sentences '$(NLVR)/train_sentences.json' && \
+	$(RUN) score nlvr runs/nlvr/$$model/test.csv '$(NLVR)/test.json' --train-sentences '$(NLVR)/train_sentences.json' || exit; \
+	done
+
+daquar: RUN := OMP_NUM_THREADS=1 $(BIN)/lxmert-fast
+daquar: $(STAMP)
+	test -f runs/daquar/data/regions.h5 || $(RUN) data daquar '$(DAQUAR)' runs/daquar/data
+	$(RUN) pretrain daquar_pretrain
+	$(RUN) finetune daquar model.start_from=runs/daquar/pretrained/best
+	$(RUN) finetune daquar run.output=runs/daquar/scratch
+	$(RUN) finetune daquar data.blind=true run.output=runs/daquar/blind
+	for model in finetuned scratch; do \
+		$(RUN) predict runs/daquar/$$model/best runs/daquar/data/test.json runs/daquar/$$model/test.json \
+			--regions runs/daquar/data/regions.h5 && \
+		$(RUN) score daquar runs/daquar/$$model/test.json runs/daquar/data/test.json || exit; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -282,7 +282,7 @@ class FinetuneSettings(Section):
     )
     run: RunSettings
 
-    @field_validator("data", mode="plain")
+    @field_validator("data", mode="before")
     @classmethod
     def _of_the_task(cls, value: Any, info: ValidationInfo) -> VqaData | Nlvr2Data:
         # a union would tell of both sections where one key is wrong
