@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Container
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
+from lxmert_fast.data.aggregate import aggregate
 from lxmert_fast.data.answers import AnswerMap
-from lxmert_fast.data.easyvqa import write_entries
+from lxmert_fast.data.json_writing import write_entries
 from lxmert_fast.data.nlvr import ANSWERS, Example, read_official, read_training
 from lxmert_fast.data.nlvr_regions import BOXES, draw, write_regions
 from lxmert_fast.data.text import learn_vocabulary, read_vocabulary
+from lxmert_fast.data.vqa import Question, entry_of
 from lxmert_fast.errors import InputError
 from lxmert_fast.files import replace_text, writing
 from lxmert_fast.metrics.nlvr import plain
@@ -31,8 +32,8 @@ def make_folder(
         valid.json        the official development set; test.json: Test-P
         pretrain.json     the training pairs in the aggregated format, category "nlvr"
         pretrain_valid.json   the development set likewise
-        regions.h5        of all images: train/SCENE/ORDER, valid/IDENTIFIER, test/IDENTIFIER
-        images/valid, images/test    drawings, for looking at
+        regions.h5        of all images: train-SCENE-ORDER, valid-IDENTIFIER, test-IDENTIFIER
+        images/           drawings of the last two, for looking at
 
     "question_type" says whether a sentence of valid.json and test.json occurs in training, by `plain`.
 
@@ -49,15 +50,15 @@ def make_folder(
     held_out = {"valid": read_official(source / "dev.json"), "test": read_official(source / "test.json")}
     known = {plain(example.sentence) for example in train.examples}
     with writing(folder):
+        pictures = folder / "images"
+        pictures.mkdir(parents=True, exist_ok=True)
         for split, rows in held_out.items():
-            pictures = folder / "images" / split
-            pictures.mkdir(parents=True, exist_ok=True)
             for name, scene in rows.scenes.items():
-                draw(scene.boxes).save(pictures / f"{name}.png")
+                draw(scene.boxes).save(pictures / f"{split}-{name}.png")
 
     used = {example.scene for example in train.examples}
     images = [
-        scene.ordered(order, f"train/{name}/{number}")
+        scene.ordered(order, f"train-{name}-{number}")
         for name, scene in train.scenes.items()
         if name in used
         for number, order in enumerate(ORDERS[:orders])
@@ -66,12 +67,12 @@ def make_folder(
         "train": [_question(example, "train", order) for example in train.examples for order in range(orders)]
     }
     for split, rows in held_out.items():
-        images += [scene.ordered(ORDERS[0], f"{split}/{name}") for name, scene in rows.scenes.items()]
+        images += [scene.ordered(ORDERS[0], f"{split}-{name}") for name, scene in rows.scenes.items()]
         questions[split] = [_question(example, split, None, known) for example in rows.examples]
-    for split, entries in questions.items():
-        write_entries(folder / f"{split}.json", entries)
+    for split, asked in questions.items():
+        write_entries(folder / f"{split}.json", map(entry_of, asked))
     for name, split in (("pretrain", "train"), ("pretrain_valid", "valid")):
-        write_entries(folder / f"{name}.json", _aggregated(questions[split]))
+        write_entries(folder / f"{name}.json", aggregate({"nlvr": questions[split]}, {}))
     AnswerMap(ANSWERS).save(folder)
     if vocabulary is None:
         sentences = (f"{example.sentence} {example.label}" for example in train.examples)
@@ -81,25 +82,13 @@ def make_folder(
     write_regions(folder / "regions.h5", images)
 
 
-def _question(example: Example, split: str, order: int | None, known: Container[str] = ()) -> dict[str, Any]:
-    suffix = "" if order is None else f"/{order}"
-    return {
-        "question_id": f"{example.identifier}{suffix}",
-        "img_id": f"{split}/{example.scene}{suffix}",
-        "sent": example.sentence,
-        "label": {example.label: 1.0},
-        "answer_type": example.label,
-        "question_type": "" if order is not None else KINDS[plain(example.sentence) in known],
-    }
-
-
-def _aggregated(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Questions by image (reference 3.3)."""
-    entries: dict[str, dict[str, Any]] = {}
-    for question in questions:
-        image_id = question["img_id"]
-        new = {"img_id": image_id, "sentf": {"nlvr": []}, "labelf": {"nlvr": []}}
-        entry = entries.setdefault(image_id, new)
-        entry["sentf"]["nlvr"].append(question["sent"])
-        entry["labelf"]["nlvr"].append(question["label"])
-    return list(entries.values())
+def _question(example: Example, split: str, order: int | None, known: Container[str] = ()) -> Question:
+    parts = [example.scene] if order is None else [example.scene, str(order)]
+    return Question(
+        question_id=example.identifier if order is None else f"{example.identifier}/{order}",
+        image_id="-".join([split, *parts]),
+        sentence=example.sentence,
+        label={example.label: 1.0},
+        answer_type=example.label,
+        question_type="" if order is not None else KINDS[plain(example.sentence) in known],
+    )

@@ -11,6 +11,7 @@ import pytest
 from nlvr_files import cut_down_nlvr
 from small_data import write_json
 
+from lxmert_fast.data.grid import pictures_in
 from lxmert_fast.data.nlvr import read_official, read_training
 from lxmert_fast.data.nlvr_folder import make_folder
 from lxmert_fast.data.nlvr_regions import (
@@ -111,8 +112,8 @@ def test_the_folder(source: Path, tmp_path: Path):
         assert store.feature_size == FEATURE_SIZE
         for question in (*train, *valid, *read_questions(tmp_path / "test.json")):
             assert question.image_id in store
-    assert {path.stem for path in (tmp_path / "images/valid").iterdir()} == {
-        question.question_id for question in valid
+    assert pictures_in(tmp_path / "images").keys() == {
+        question.image_id for question in (*valid, *read_questions(tmp_path / "test.json"))
     }
     entries = json.loads((tmp_path / "pretrain.json").read_text())
     assert sum(len(entry["sentf"]["nlvr"]) for entry in entries) == len(train)
