@@ -79,6 +79,9 @@ daquar: $(STAMP)
 			--regions runs/daquar/data/regions.h5 && \
 		$(RUN) score daquar runs/daquar/$$model/test.json runs/daquar/data/test.json || exit; \
 	done
+	$(RUN) evaluate runs/daquar/blind/best runs/daquar/data/test.json --regions runs/daquar/data/regions.h5 \
+		--blind --predictions runs/daquar/blind/test.json
+	$(RUN) score daquar runs/daquar/blind/test.json runs/daquar/data/test.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

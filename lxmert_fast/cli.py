@@ -164,6 +164,9 @@ def evaluate(
         Path | None, typer.Option(help="Also write the answers here, as `predict` does.")
     ] = None,
     form: Format = "vqa",
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Zero every region, for a model trained with data.blind=true.")
+    ] = False,
 ) -> None:
     """Score a fine-tuned model on labelled questions, by answer type and question type.
 
@@ -179,12 +182,14 @@ def evaluate(
 
         if predictions is not None:
             raise InputError(f"{predictions}: evaluate writes none of a model of image pairs, predict does")
+        if blind:
+            raise InputError(f"{model}: --blind is not for a model of image pairs")
         _console().print(pair_table(evaluate_pairs(model, questions, regions, **how)))
         return
     from .metrics.scores import score_table
     from .train.evaluate import evaluate_files
 
-    found = evaluate_files(model, questions, regions, predictions=predictions, form=form, **how)
+    found = evaluate_files(model, questions, regions, predictions=predictions, form=form, blind=blind, **how)
     _console().print(score_table(found.scores))
     if found.unknown:
         typer.echo(f"{found.unknown:,} answers of the labels are not among the model's, so never given")
