@@ -65,10 +65,6 @@ def nlvr(
     orders: Annotated[
         int, typer.Option(min=1, max=6, help="Orders of its three boxes in which a training scene is seen.")
     ] = 6,
-    statements: Annotated[
-        int,
-        typer.Option(min=0, help="Statements from templates about each training image, in statements.json."),
-    ] = 0,
     vocabulary: Annotated[
         Path | None,
         typer.Option(help="BERT's vocab.txt, for models that start from BERT; else one is learnt."),
@@ -80,7 +76,7 @@ def nlvr(
     """
     from lxmert_fast.data.nlvr_folder import make_folder
 
-    make_folder(source, out, orders=orders, statements=statements, vocabulary=vocabulary)
+    make_folder(source, out, orders=orders, vocabulary=vocabulary)
     typer.echo(f"{out}: regions.h5, vocab.txt and train, valid, test, pretrain and pretrain_valid.json")
 
 

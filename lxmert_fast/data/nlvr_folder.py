@@ -11,7 +11,6 @@ from lxmert_fast.data.answers import AnswerMap
 from lxmert_fast.data.json_writing import write_entries
 from lxmert_fast.data.nlvr import ANSWERS, Example, read_official, read_training
 from lxmert_fast.data.nlvr_regions import BOXES, draw, write_regions
-from lxmert_fast.data.nlvr_statements import statements as statements_about
 from lxmert_fast.data.text import learn_vocabulary, read_vocabulary
 from lxmert_fast.data.vqa import Question, entry_of
 from lxmert_fast.errors import InputError
@@ -25,12 +24,7 @@ VOCABULARY_SIZE = 2000
 
 
 def make_folder(
-    source: Path,
-    folder: Path,
-    *,
-    orders: int = len(ORDERS),
-    statements: int = 0,
-    vocabulary: Path | None = None,
+    source: Path, folder: Path, *, orders: int = len(ORDERS), vocabulary: Path | None = None
 ) -> None:
     """Make a data-set folder: questions, pre-training file, regions, pictures, vocabulary, answers.
 
@@ -38,8 +32,6 @@ def make_folder(
         valid.json        the official development set; test.json: Test-P
         pretrain.json     the training pairs in the aggregated format, category "nlvr"
         pretrain_valid.json   the development set likewise
-        statements.json   questions like those of train.json, of made statements about its images
-                          (`nlvr_statements.py`); only where they are asked for
         regions.h5        of all images: train-SCENE-ORDER, valid-IDENTIFIER, test-IDENTIFIER
         images/           drawings of the last two, for looking at
 
@@ -47,7 +39,6 @@ def make_folder(
 
     Args:
         orders: box orders of a training scene, 1 to 6.
-        statements: made statements about each training image.
         vocabulary: a BERT vocabulary to use; by default one is learnt from the training sentences.
 
     Raises:
@@ -75,12 +66,6 @@ def make_folder(
     questions = {
         "train": [_question(example, "train", order) for example in train.examples for order in range(orders)]
     }
-    if statements:
-        questions["statements"] = [
-            _statement(image.identifier, number, *made)
-            for image in images
-            for number, made in enumerate(statements_about(image, statements))
-        ]
     for split, rows in held_out.items():
         images += [scene.ordered(ORDERS[0], f"{split}-{name}") for name, scene in rows.scenes.items()]
         questions[split] = [_question(example, split, None, known) for example in rows.examples]
@@ -107,8 +92,3 @@ def _question(example: Example, split: str, order: int | None, known: Container[
         answer_type=example.label,
         question_type="" if order is not None else KINDS[plain(example.sentence) in known],
     )
-
-
-def _statement(image_id: str, number: int, words: str, true: bool) -> Question:
-    label = ANSWERS[true]
-    return Question(f"{image_id}/{number}", image_id, words, {label: 1.0}, label, "made statement")
