@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,15 @@ def test_an_environment_variable_that_is_wrong_is_one_line(
     line = refusal(call_alone("bench", "counts", "--tiny", "--pairs", 8))
     assert variable in line
     assert words in line
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "64"), ("7", "7")])
+def test_onednn_keeps_few_products_unless_somebody_says_otherwise(
+    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch
+):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+    call("doctor", "--help")
+    assert os.environ[name] == after

@@ -13,8 +13,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """A module's own: other rooms' tests end all children of their process."""
     with chromium() as started:
         yield started

@@ -115,6 +115,12 @@ def test_the_commands_evaluate_and_predict(output, data, tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (output / "predictions.json").read_bytes()
 
 
+def test_a_question_only_model_is_scored_without_regions(output, data):
+    words = ["evaluate", output / "blind/best", data / "test.json", "--regions", data / "regions.h5"]
+    accuracy = json.loads((output / "summary.json").read_text())["question_only_accuracy"]
+    assert f"{100 * accuracy:.2f}" in call(*words, "--device", "cpu", "--blind").stdout
+
+
 def test_unlabelled_questions_are_answered_but_not_scored(output, data, tmp_path):
     questions = json.loads((data / "test.json").read_text())
     for question in questions:

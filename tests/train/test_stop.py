@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from small_runs import job, write_data
@@ -187,7 +186,9 @@ def test_workers_of_a_validation_outlive_the_signal_too(
         loader = make_loader(*args, **kwargs)
         for batch in loader:
             # not by their parent, whose signal is a worker's ordinary end
-            subprocess.run(["kill", *(str(worker.pid) for worker in psutil.Process().children())], check=True)
+            subprocess.run(
+                ["kill", *(str(worker.pid) for worker in multiprocessing.active_children())], check=True
+            )
             time.sleep(0.2)  # the end of a worker is an error here
             yield batch
 
