@@ -12,7 +12,7 @@ from PIL import Image
 
 from lxmert_fast.answering import Answerer
 from lxmert_fast.data import easyvqa
-from lxmert_fast.data.vqa import VqaFolder
+from lxmert_fast.data.vqa import VqaDataset, VqaFolder
 from lxmert_fast.errors import InputError
 from lxmert_fast.train.demo import _finetune_settings, _pretrain_settings, run_demo
 from lxmert_fast.train.evaluate import evaluate_files
@@ -115,10 +115,19 @@ def test_the_commands_evaluate_and_predict(output, data, tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (output / "predictions.json").read_bytes()
 
 
-def test_a_question_only_model_is_scored_without_regions(output, data):
+def test_a_question_only_model_is_scored_without_regions(output, data, monkeypatch):
+    read = []
+    whole = VqaDataset._regions
+    monkeypatch.setattr(
+        VqaDataset, "_regions", lambda self, images: read.append(images) or whole(self, images)
+    )
     words = ["evaluate", output / "blind/best", data / "test.json", "--regions", data / "regions.h5"]
+    words += ["--device", "cpu", "--workers", 0]
     accuracy = json.loads((output / "summary.json").read_text())["question_only_accuracy"]
-    assert f"{100 * accuracy:.2f}" in call(*words, "--device", "cpu", "--blind").stdout
+    assert f"{100 * accuracy:.2f}" in call(*words, "--blind").stdout
+    assert not read
+    assert call(*words).returncode == 0
+    assert read
 
 
 def test_unlabelled_questions_are_answered_but_not_scored(output, data, tmp_path):
